@@ -1,0 +1,1 @@
+"""Desired state, and the settings that say it."""

@@ -1,0 +1,1 @@
+"""One blob, from ranges to verified bytes."""

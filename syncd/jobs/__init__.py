@@ -1,0 +1,1 @@
+"""What syncd does: each job plans (pure), then executes."""

@@ -1,0 +1,69 @@
+"""What a pull says of itself while it runs and when it ends: frozen values, no words for people and no wire format."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from syncd.oci.digest import Digest
+from syncd.oci.manifest import Descriptor
+from syncd.oci.name import Reference
+
+
+class Phase(StrEnum):
+    """Where a pull stands."""
+
+    WAITING = "waiting"  # another process pulls this name; the blobs show its progress
+    RESOLVING = "resolving"  # asking the registry for the manifest
+    FETCHING = "fetching"  # blobs are being checked, waited for, fetched
+    PUBLISHING = "publishing"  # every blob is in; the manifest goes in
+    DONE = "done"
+
+
+class BlobState(StrEnum):
+    """Where one blob stands."""
+
+    PENDING = "pending"  # nothing known yet
+    WAITING = "waiting"  # another process fetches it; ``done`` is its progress
+    VERIFYING = "verifying"  # bytes already on disk are being hashed; ``done`` counts those
+    FETCHING = "fetching"
+    STORED = "stored"
+
+
+@dataclass(frozen=True, slots=True)
+class BlobProgress:
+    """``done``: bytes in place (of ``blob.size``). ``fetched``: bytes that this pull took from the network for it."""
+
+    blob: Descriptor
+    state: BlobState
+    done: int
+    fetched: int
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """One moment of one pull. ``retries`` counts broken or refused connections so far; ``trouble`` is the last one."""
+
+    reference: Reference
+    phase: Phase
+    digest: Digest | None = None
+    blobs: tuple[BlobProgress, ...] = ()
+    retries: int = 0
+    trouble: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PullOutcome:
+    """How a pull ended well. Sizes in bytes, ``seconds`` of wall time.
+
+    ``current``: the tag already held this digest and every blob was there. ``fetched_bytes`` crossed the network for
+    this pull (retries included); ``found_bytes`` were in the store already, whoever put them there.
+    """
+
+    reference: Reference
+    digest: Digest
+    current: bool
+    size: int
+    blobs: int
+    fetched_blobs: int
+    fetched_bytes: int
+    found_bytes: int
+    seconds: float

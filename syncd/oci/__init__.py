@@ -1,0 +1,1 @@
+"""The words of the field as pure values: digests, names, manifests. No I/O."""

@@ -1,0 +1,57 @@
+"""JSON from outside: duplicate keys refused, depth, size and number of objects bounded before anything is built."""
+
+import json
+import re
+from typing import Any
+
+from syncd.errors import SyncdError
+
+MAX_DEPTH = 32
+MAX_OBJECTS = 10_000
+
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+class StrictJSONError(SyncdError):
+    """Text that is no JSON, or JSON that nobody sends in good faith."""
+
+
+def parse(raw: bytes) -> Any:  # noqa: ANN401  JSON is any of its types; the callers narrow it
+    """The value of ``raw`` (UTF-8). Raise ``StrictJSONError`` with a reason that fits behind a "because"."""
+    _bound(raw)
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except StrictJSONError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise StrictJSONError(f"it is no JSON ({error})") from error
+
+
+def _bound(raw: bytes) -> None:
+    objects = raw.count(b"{")
+    if objects + raw.count(b"[") <= MAX_DEPTH:
+        return  # fewer brackets than levels allowed: the usual case, without a scan
+    if objects > MAX_OBJECTS:
+        raise StrictJSONError(f"it holds {objects} objects, more than {MAX_OBJECTS}")
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(raw):
+        match raw[token.start()]:
+            case 0x5B | 0x7B:
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise StrictJSONError(f"it is nested deeper than {MAX_DEPTH} levels")
+            case 0x5D | 0x7D:
+                depth -= 1
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    parsed = dict(pairs)
+    if len(parsed) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise StrictJSONError(f"it has the key {twice!r} twice")
+    return parsed
+
+
+def _refuse_constant(text: str) -> None:
+    raise StrictJSONError(f"it is no JSON ({text} is not a number)")

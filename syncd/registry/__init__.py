@@ -1,0 +1,1 @@
+"""The way in: HTTP to registries, their mirrors and their CDNs."""

@@ -1,0 +1,1 @@
+"""The disk: the only code that touches the model store."""

@@ -3,17 +3,18 @@
 from dataclasses import dataclass
 
 CHUNK_SIZE = 16 * 1024 * 1024
+BLAKE3_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkMap:
-    """The BLAKE3 of each chunk of a blob of ``size`` bytes, in order (32 bytes each)."""
+    """The BLAKE3 of each chunk of a blob of ``size`` bytes, in order."""
 
     size: int
     hashes: tuple[bytes, ...]
 
     def __post_init__(self) -> None:
-        if len(self.hashes) != chunk_count(self.size) or any(len(one) != 32 for one in self.hashes):  # noqa: PLR2004  BLAKE3's length
+        if len(self.hashes) != chunk_count(self.size) or any(len(one) != BLAKE3_BYTES for one in self.hashes):
             raise ValueError(f"not a chunk map of {self.size} bytes")
 
 

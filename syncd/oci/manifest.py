@@ -54,7 +54,7 @@ class Manifest:
         if not isinstance(document, dict):
             raise InvalidManifestError("the manifest is not a JSON object")
         _refuse_lists(document)
-        if document.get("schemaVersion") != 2 or isinstance(document.get("schemaVersion"), bool):  # noqa: PLR2004  the schema's number
+        if document.get("schemaVersion") != 2 or isinstance(document.get("schemaVersion"), bool):  # noqa: PLR2004 - the schema's number
             raise InvalidManifestError(f"the manifest has schema version {document.get('schemaVersion')!r}, not 2")
         layers = document.get("layers")
         if not isinstance(layers, list):

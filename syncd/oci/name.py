@@ -1,4 +1,4 @@
-"""Model names by Ollama's rules (ollama ``types/model/name.go``), and references: a name with an optional pinned digest."""
+"""Model names by Ollama's rules (``types/model/name.go``), and references: a name with an optional pinned digest."""
 
 import re
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ class StrictJSONError(SyncdError):
     """Text that is no JSON, or JSON that nobody sends in good faith."""
 
 
-def parse(raw: bytes) -> Any:  # noqa: ANN401  JSON is any of its types; the callers narrow it
+def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON is any of its types; the callers narrow it
     """The value of ``raw`` (UTF-8). Raise ``StrictJSONError`` with a reason that fits behind a "because"."""
     _bound(raw)
     try:

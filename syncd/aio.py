@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -29,3 +29,21 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
         if not work.cancelled():
             work.exception()  # retrieved: the cancellation is what the caller sees
         raise
+
+
+def only_error(group: BaseExceptionGroup, expected: tuple[type[BaseException], ...]) -> BaseException:
+    """The one error that a TaskGroup's failure is about: unexpected ones first (they are bugs), then in order."""
+    leaves = list(_leaves(group))
+    unexpected = [leaf for leaf in leaves if not isinstance(leaf, expected)]
+    ranked = unexpected or sorted(
+        leaves, key=lambda leaf: next(rank for rank, kind in enumerate(expected) if isinstance(leaf, kind))
+    )
+    return ranked[0]
+
+
+def _leaves(group: BaseExceptionGroup) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

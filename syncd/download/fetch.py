@@ -1,0 +1,146 @@
+"""A blob, from whatever its partial file already holds to verified bytes."""
+
+import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
+
+from syncd.aio import in_thread, only_error
+from syncd.download.journal import Journal
+from syncd.download.pace import Clock, Random, RateLimit
+from syncd.download.prefix import chunk_blake3
+from syncd.download.transfer import BlobSource, Counters, FetchSettings, Means, OneStreamError, Transfer
+from syncd.errors import IntegrityError, SyncdError
+from syncd.oci.chunks import ChunkMap, chunk_bounds
+from syncd.oci.digest import Digest
+from syncd.oci.name import ModelName
+from syncd.store.blobs import Partial
+
+
+class Step(StrEnum):
+    """What a fetch is at."""
+
+    CHECKING = "checking"  # hashing what the journal claims
+    FETCHING = "fetching"
+
+
+class Fetcher:
+    """All fetches of a process: they share one budget of connections and one rate limit."""
+
+    def __init__(self, source: BlobSource, settings: FetchSettings, *, clock: Clock, random: Random) -> None:
+        self._means = Means(
+            source=source,
+            settings=settings,
+            budget=asyncio.Semaphore(settings.connections),
+            limit=RateLimit(settings.max_rate, clock),
+            clock=clock,
+            random=random,
+        )
+
+    def blob(self, name: ModelName, partial: Partial) -> "BlobFetch":
+        """The fetch of one blob of ``name``. The caller holds the digest's lock and closes ``partial``."""
+        return BlobFetch(self._means, name, partial)
+
+
+class BlobFetch:
+    """One blob on its way. ``run`` does it; the properties say how far it is."""
+
+    def __init__(self, means: Means, name: ModelName, partial: Partial) -> None:
+        self._means = means
+        self._name = name
+        self._partial = partial
+        self._blob = partial.blob
+        self._transfer: Transfer | None = None
+        self._found = 0
+        self.counters = Counters()
+
+    @property
+    def step(self) -> Step:
+        """What it is at."""
+        return Step.FETCHING if self._transfer else Step.CHECKING
+
+    @property
+    def done(self) -> int:
+        """Bytes in place; while checking, bytes found good."""
+        return self._transfer.placed if self._transfer else self.found
+
+    @property
+    def found(self) -> int:
+        """Bytes that an earlier run left, and that were found good."""
+        return self._found
+
+    async def run(self) -> ChunkMap:
+        """Fetch what is missing, verify the whole by SHA-256, and give the chunk map.
+
+        A blob that does not match is fetched once more, from another source where there is one. Raise
+        ``IntegrityError`` if that does not match either (nothing is kept then), else ``SyncdError``; what verified
+        chunks there are stay in the partial file for the next run.
+        """
+        journal = Journal(await in_thread(self._partial.open_journal), self._blob)
+        try:
+            held = await self._check(journal)
+            sources: frozenset[str] = frozenset()
+            found = Digest.of(b"")
+            for _ in range(2):
+                found, chunks, sources = await self._attempt(journal, held, avoid=sources)
+                if found == self._blob.digest:
+                    return chunks
+                self.counters.retries += 1
+                self.counters.trouble = (
+                    f"the bytes from {', '.join(sorted(sources)) or 'the disk'} are not {self._blob.digest}"
+                )
+                await in_thread(journal.clear)
+                held = {}
+            await in_thread(self._partial.discard)
+            raise IntegrityError(
+                f"{self._blob.digest}: the registry's bytes hash to {found}",
+                hint="nothing of it was kept; the registry or a proxy on the way serves damaged or false data",
+            )
+        finally:
+            journal.close()
+
+    async def _attempt(self, journal: Journal, held: dict[int, bytes], *, avoid: frozenset[str]) -> "_Attempt":
+        transfer = Transfer(
+            self._means, self._name, self._partial, journal, held=held, counters=self.counters, avoid=avoid
+        )
+        self._transfer = transfer
+        try:
+            found = await _run(transfer, one_stream=False)
+        except OneStreamError:
+            found = await _run(transfer, one_stream=True)
+        hashes = tuple(hash_ for _, hash_ in sorted(transfer.chunks.done.items()))
+        return _Attempt(found, ChunkMap(self._blob.size, hashes), frozenset(transfer.sources))
+
+    async def _check(self, journal: Journal) -> dict[int, bytes]:
+        """The chunks that the journal claims and the disk really holds."""
+        claims = await in_thread(journal.read)
+        if not claims:
+            return {}
+        await in_thread(self._partial.sync)
+        await in_thread(self._partial.drop_cache)
+        held: dict[int, bytes] = {}
+        for index, claimed in sorted(claims.items()):
+            if await in_thread(chunk_blake3, self._partial, index, self._blob.size) == claimed:
+                held[index] = claimed
+                start, end = chunk_bounds(index, self._blob.size)
+                self._found += end - start
+        return held
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """The digest of what lies on the disk now, its chunks, and where the bytes came from."""
+
+    digest: Digest
+    chunks: ChunkMap
+    sources: frozenset[str]
+
+
+def _origins(sources: frozenset[str]) -> str:
+    return ", ".join(sorted(sources)) or "an earlier run"
+
+
+async def _run(transfer: Transfer, *, one_stream: bool) -> Digest:
+    try:
+        return await transfer.run(one_stream=one_stream)
+    except BaseExceptionGroup as group:
+        raise only_error(group, (OneStreamError, SyncdError)) from group

@@ -1,0 +1,53 @@
+# make demo    the main job, shown on this machine alone: no internet, GPU or Docker
+# make test    everything that CI checks: lint, types, layers, all tests
+# make bench   the figures of docs/benchmarks.md (takes a while; needs about 20 GB of memory-backed space)
+#
+# Each sets up what it needs: a virtual environment in .venv and, where it runs as root on Debian, Debian's packages.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# xdist's workers: the crash tests are bound by the processor, so one for each.
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system demo test lint format bench clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+setup: system $(VENV)/.installed
+
+# Programs that tests and demo run for real. Missing ones fail the tests in CI and are skipped, loudly, elsewhere.
+system:
+	@.ci/system-packages docker-registry strace
+
+$(VENV)/.installed: pyproject.toml
+	@.ci/system-packages python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group test --group lint
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/python -m demo.demo
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup lint
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed
+	@.ci/system-packages docker-registry aria2 curl nginx-light
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

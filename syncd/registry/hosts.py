@@ -1,5 +1,6 @@
 """Registry hosts: how each is spoken to, and the endpoints (mirrors, then the origin) that are tried in order."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -11,6 +12,8 @@ from syncd.errors import ConfigurationError, InvalidNameError
 from syncd.registry.redirects import authority
 
 MIRROR_PENALTY = 60.0
+
+_HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +90,8 @@ def endpoints(host: str, config: RegistryConfig) -> tuple[Endpoint, ...]:
 
     Raise ``InvalidNameError`` for a host that is none, ``ConfigurationError`` for a mirror that is no base URL.
     """
-    origin = _base(f"https://{host}")
-    if origin is None or origin.path != "/":
+    origin = _base(f"https://{host}") if _HOST.fullmatch(host) else None
+    if origin is None:
         raise InvalidNameError(f"not a registry host: {host[:100]!r}", hint="write it as NAME or NAME:PORT")
     http = is_loopback(origin.raw_host or "") if config.plain_http is None else config.plain_http
     mirrors = (Endpoint(_mirror(text, host), is_origin=False) for text in config.mirrors)

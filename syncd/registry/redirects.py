@@ -13,6 +13,8 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*)|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?")
+# What inet_aton takes for an IPv4 address besides four decimal numbers: 127.1, 2130706433.
+_LEGACY = re.compile(r"(?!\d+(?:\.\d+){3}$)\d+(?:\.\d+)*\.?")
 
 
 def authority(url: URL) -> str:
@@ -46,6 +48,6 @@ def target(current: URL, location: str | None) -> URL:
         raise RedirectRefusedError(f"{here} redirects from https to http ({printable(authority(url))}); not followed")
     if url.raw_user is not None or url.raw_password is not None:
         raise RedirectRefusedError(f"{here} redirects to an address with a user in it; not followed")
-    if not _HOST.fullmatch(host) or port is None:
+    if not _HOST.fullmatch(host) or _LEGACY.fullmatch(host) or port is None:
         raise RedirectRefusedError(f"{here} redirects to an address without a valid host; not followed")
     return url

@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
-import hashlib
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName, Reference
 from syncd.registry.client import RegistryClient
+from syncd.registry.dial import AddressClass, classify
 from syncd.registry.proxies import Proxies
 from syncd.registry.retries import RetryPolicy
 from syncd.registry.transport import Outside
@@ -72,7 +75,8 @@ class Server:
         self.port = 0
         self.host = "127.0.0.1"
         self.scheme = "http"
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._stopping = asyncio.Event()
 
     @property
     def authority(self) -> str:
@@ -88,7 +92,7 @@ class Server:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._open[task] = writer
         self.connections += 1
         try:
             while await self._one(reader, writer):
@@ -96,13 +100,17 @@ class Server:
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
             pass
         finally:
-            self._tasks.discard(task)
+            del self._open[task]
             writer.close()
             with contextlib.suppress(OSError, ssl.SSLError):
                 await writer.wait_closed()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        begin = await reader.readexactly(1)
+        if begin == b"\x16":  # a TLS handshake
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            return False
+        first, *lines = (begin + await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         method, target, _ = first.split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
         asked = Asked(method, target, headers)
@@ -120,13 +128,15 @@ class Server:
             await writer.drain()
             self.sent += len(reply.endless)
         if reply.hang:
-            await asyncio.sleep(60)
+            await self._stopping.wait()
         return not reply.close and (reply.announced is None or reply.chunked)
 
     async def stop(self) -> None:
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopping.set()
+        left = dict(self._open)
+        for writer in left.values():
+            writer.transport.abort()
+        await asyncio.gather(*left)
 
 
 @contextlib.asynccontextmanager
@@ -196,6 +206,43 @@ async def fetched(it: RegistryClient, name: ModelName, start: int = 0, end: int 
         return b"".join([part async for part in body.parts()])
 
 
+class Names(AbstractResolver):
+    """A resolver that knows what it is told."""
+
+    def __init__(self, **known: str) -> None:
+        self._known = known
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - aiohttp's signature
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in self._known[host.replace(".", "_")].split()
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+def with_public(address: str, **names: str) -> Outside:
+    """A world in which one loopback address counts as public, so that a public registry can stand on it."""
+
+    def judge(found: str) -> AddressClass:
+        return AddressClass.GLOBAL if found == address else classify(found)
+
+    return Outside(proxies=Proxies({}), classify=judge, resolver=Names(**names) if names else None)
+
+
 def everything_said(error: BaseException) -> str:
     """All that an error could show anywhere: itself, its causes and contexts, and their fields."""
     said, todo, seen = "", [error], set()
@@ -207,7 +254,3 @@ def everything_said(error: BaseException) -> str:
         said += f"{one!s} {one!r} {vars(one)!r} {getattr(one, '__notes__', '')}"
         todo += [other for other in (one.__cause__, one.__context__) if other is not None]
     return said
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

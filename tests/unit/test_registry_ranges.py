@@ -123,10 +123,13 @@ async def test_a_registry_that_cannot_do_ranges_is_found_out_before_the_body(ans
 
 async def test_what_arrived_before_a_break_is_given_out_first() -> None:
     half = SIZE // 2
-    async with serving(lambda _: Reply(body=BLOB[:half], announced=SIZE, close=True)) as server, client() as it:
-        async with it.open_range(name_on(server), WEIGHTS, 0, SIZE) as body:
-            await asyncio.sleep(0.2)  # all of it has come, and the break too, before the first byte is asked for
-            got, error = await until_it_fails(body.parts())
+    async with (
+        serving(lambda _: Reply(body=BLOB[:half], announced=SIZE, close=True)) as server,
+        client() as it,
+        it.open_range(name_on(server), WEIGHTS, 0, SIZE) as body,
+    ):
+        await asyncio.sleep(0.2)  # all of it has come, and the break too, before the first byte is asked for
+        got, error = await until_it_fails(body.parts())
 
     assert got == BLOB[:half]
     assert isinstance(error, RegistryUnavailableError)
@@ -141,9 +144,12 @@ async def test_a_short_chunked_body_is_an_early_end_not_a_blob() -> None:
 
 @pytest.mark.parametrize("how", [{"chunked": True}, {"announced": -1, "close": True}], ids=["chunked", "until close"])
 async def test_one_byte_too_many_is_refused_and_not_given_out(how: dict[str, Any]) -> None:
-    async with serving(lambda _: Reply(body=BLOB + b"x", **how)) as server, client() as it:
-        async with it.open_range(name_on(server), WEIGHTS, 0, SIZE) as body:
-            got, error = await until_it_fails(body.parts())
+    async with (
+        serving(lambda _: Reply(body=BLOB + b"x", **how)) as server,
+        client() as it,
+        it.open_range(name_on(server), WEIGHTS, 0, SIZE) as body,
+    ):
+        got, error = await until_it_fails(body.parts())
 
     assert got == BLOB
     assert isinstance(error, IntegrityError)

@@ -46,7 +46,14 @@ class RegistryConfig:
     """Foreign hosts (``host`` or ``host:port``) that may be sent this registry's credentials: its token service."""
     credentials: Credentials | None = None
     key_file: Path | None = None
-    """Ollama's ed25519 key (OpenSSH PEM). None: no key."""
+    """Ollama's ed25519 key (OpenSSH PEM), read when it is needed. None: no key."""
+    key_pem: bytes | None = field(default=None, repr=False)
+    """The same key, read already: by a process that may not read the file any more when it needs it."""
+
+    @property
+    def has_key(self) -> bool:
+        """Whether there is a key to sign with."""
+        return self.key_pem is not None or self.key_file is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,7 +19,7 @@ from syncd.errors import (
 )
 from syncd.registry import answers, auth
 from syncd.registry.auth import Token, TokenService
-from syncd.registry.hosts import Site
+from syncd.registry.hosts import RegistryConfig, Site
 from syncd.registry.recent import Recent
 from syncd.registry.redirects import authority
 from syncd.registry.retries import Retrying
@@ -172,11 +171,11 @@ class Authoriser:
         return Token.parse(body, source)
 
     async def _request(self, site: Site, service: TokenService, *, trusted: bool) -> tuple[URL, str | None]:
-        credentials, key_file = site.config.credentials, site.config.key_file
+        credentials = site.config.credentials
         if trusted and credentials is not None and credentials.basic:
             return service.url(), auth.basic(credentials.basic)
-        if trusted and key_file is not None:
-            key = await in_thread(_read_key, key_file)
+        if trusted and site.config.has_key:
+            key = await in_thread(_key, site.config)
             url = service.url(ts=str(int(self._wall_clock())), nonce=secrets.token_urlsafe(16))
             return url, auth.signed(key, url)
         return service.url(), None
@@ -189,12 +188,14 @@ def _ready(token: str, site: Site) -> str:
         raise ConfigurationError(f"the token configured for {site.endpoint.source} is no token") from error
 
 
-def _read_key(path: Path) -> Ed25519PrivateKey:
-    try:
-        pem = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"key_file {path} cannot be read: {error.strerror}") from error
-    return auth.load_key(pem, str(path))
+def _key(config: RegistryConfig) -> Ed25519PrivateKey:
+    pem = config.key_pem
+    if pem is None and config.key_file is not None:
+        try:
+            pem = config.key_file.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"key_file {config.key_file} cannot be read: {error.strerror}") from error
+    return auth.load_key(pem or b"", str(config.key_file or "key"))
 
 
 def _carried(authorization: str | None) -> tuple[str, ...]:
@@ -203,7 +204,7 @@ def _carried(authorization: str | None) -> tuple[str, ...]:
 
 def _explained(error: SyncdError, site: Site, source: str, *, trusted: bool) -> SyncdError:
     config = site.config
-    if isinstance(error, NotAuthorisedError) and not trusted and (config.credentials or config.key_file):
+    if isinstance(error, NotAuthorisedError) and not trusted and (config.credentials or config.has_key):
         hint = f'it was not sent the credentials of {site.endpoint.source}: name "{source}" in auth_hosts to allow that'
         return NotAuthorisedError(error.message, hint=hint)
     return error

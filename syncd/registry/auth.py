@@ -113,6 +113,15 @@ def bearer(token: str) -> str:
     return f"Bearer {token}"
 
 
+def secrets_in(authorization: str | None) -> tuple[str, ...]:
+    """What no message may repeat of an Authorization header: all of it, its credentials, and the password in them."""
+    if authorization is None:
+        return ()
+    scheme, _, credentials = authorization.partition(" ")
+    password = base64.b64decode(credentials).decode().partition(":")[2] if scheme == "Basic" else ""
+    return tuple(secret for secret in (authorization, credentials, password) if secret)
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A bearer token as an Authorization header, and how many seconds it holds from when it was asked for."""

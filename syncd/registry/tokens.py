@@ -162,7 +162,7 @@ class Authoriser:
                     wanted=f"a token for {site.endpoint.source}",
                     now=self._wall_clock(),
                     seconds=seconds,
-                    secrets=_carried(authorization),
+                    secrets=auth.secrets_in(authorization),
                 )
                 raise _explained(error, site, source, trusted=trusted)
             body = await answers.read_body(answer, auth.MAX_TOKEN_BYTES, seconds=seconds, source=source)
@@ -196,10 +196,6 @@ def _key(config: RegistryConfig) -> Ed25519PrivateKey:
         except OSError as error:
             raise ConfigurationError(f"key_file {config.key_file} cannot be read: {error.strerror}") from error
     return auth.load_key(pem or b"", str(config.key_file or "key"))
-
-
-def _carried(authorization: str | None) -> tuple[str, ...]:
-    return (authorization, authorization.partition(" ")[2]) if authorization else ()
 
 
 def _explained(error: SyncdError, site: Site, source: str, *, trusted: bool) -> SyncdError:

@@ -19,7 +19,7 @@ from syncd.errors import (
     RegistryUnavailableError,
     SyncdError,
 )
-from syncd.registry import dial, redirects
+from syncd.registry import auth, dial, redirects
 from syncd.registry.proxies import VARIABLES, Proxies, Proxy
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ class Landed:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What the request carried and no message may repeat: credentials, and what a signed address is signed with."""
-        carried = [self.authorization, self.authorization.partition(" ")[2]] if self.authorization else []
-        return (*carried, *(value for value in self.url.query.values() if len(value) >= _SECRET_LENGTH))
+        raw = (part.partition("=")[2] for part in self.url.raw_query_string.split("&"))
+        signature = {value for value in (*raw, *self.url.query.values()) if len(value) >= _SECRET_LENGTH}
+        return (*auth.secrets_in(self.authorization), *sorted(signature, key=len, reverse=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

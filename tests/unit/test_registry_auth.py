@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from hypothesis import given
+from hypothesis import strategies as st
 from yarl import URL
 
 from syncd.errors import (
@@ -537,6 +540,28 @@ async def test_a_registry_that_repeats_the_token_in_its_error_is_not_quoted_on_t
     assert CANARY not in everything_said(caught.value)
 
 
+async def test_nor_is_one_that_repeats_the_password() -> None:
+    def answer(asked: Asked) -> Reply:
+        refused = Reply(403, json.dumps({"error": f"user:{CANARY} is not known"}).encode())
+        return refused if "authorization" in asked.headers else wanting_basic(asked)
+
+    async with serving(answer) as server, client({server.authority: WITH_PASSWORD}) as it:
+        with pytest.raises(NotAuthorisedError, match="is not known") as caught:
+            await it.manifest(reference_on(server))
+
+    assert CANARY not in everything_said(caught.value)
+
+
+@given(
+    st.text()
+    | st.lists(st.sampled_from(["Bearer ", "Basic", "realm", "=", '"', ",", "\\", " ", "x", "=="])).map("".join)
+)
+def test_no_header_trips_the_parser(header: str) -> None:
+    for challenge in auth.challenges(header):
+        with contextlib.suppress(RegistryError):
+            TokenService.of(challenge, registry=HTTPS, repository="a/b").url()
+
+
 async def test_a_token_service_that_repeats_the_password_is_not_quoted_either(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -591,6 +616,18 @@ async def test_a_private_models_token_is_asked_for_with_ollamas_key(tmp_path: Pa
         assert query["ts"] == ["1700000000"]
         assert len(query["nonce"][0]) == 22
         assert verified(asked, server)
+
+
+async def test_a_key_that_was_read_beforehand_needs_no_file(tmp_path: Path) -> None:
+    guarded = Guarded()
+    config = RegistryConfig(key_pem=write_key(tmp_path).read_bytes())
+    async with serving(guarded) as server:
+        guarded.realm = f"{server.url}/token"
+        async with client({server.authority: config}) as it:
+            await fetched(it, name_on(server), 0, 10)
+
+        assert verified(tokens_asked(server)[0], server)
+    assert "PRIVATE" not in repr(config)
 
 
 async def test_a_password_goes_before_the_key(tmp_path: Path) -> None:

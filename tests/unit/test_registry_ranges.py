@@ -1,6 +1,7 @@
 """Ranges of blobs, from real sockets: what is asked, what is taken for an answer, and what is kept of a broken one."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -108,7 +109,11 @@ async def until_it_fails(parts: AsyncIterator[bytes]) -> tuple[bytes, Exception 
         pytest.param(lying(f"bytes 10-20/{SIZE}"), id="another end"),
         pytest.param(lying(f"bytes 10-19/{SIZE + 1}"), id="another size"),
         pytest.param(lying("bytes 10-19/*"), id="no size"),
-        pytest.param(lying(f"bytes 10-19/{SIZE}", f"bytes 10-19/{SIZE}"), id="twice"),
+        pytest.param(
+            lying(f"bytes 10-19/{SIZE}", f"bytes 10-19/{SIZE}"),
+            id="twice",
+            marks=pytest.mark.skipif(sys.flags.dev_mode, reason="there aiohttp's parser refuses the whole answer"),
+        ),
         pytest.param(lying(f"octets 10-19/{SIZE}"), id="another unit"),
         pytest.param(lying(), id="no header"),
         pytest.param(lying(f"bytes 10-19/{SIZE}", body=BLOB[10:21]), id="another length"),

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from yarl import URL
 
 from syncd.errors import NotFoundError, RedirectRefusedError, RegistryError, RegistryUnavailableError, SyncdError
@@ -81,6 +83,40 @@ def test_a_redirect_leads_where_it_says_to_the_letter(location: str, leads_to: s
 def test_a_redirect_that_is_none_or_leads_down_is_refused(location: str | None) -> None:
     with pytest.raises(RedirectRefusedError):
         redirects.target(URL("https://r.example/v2/blob"), location)
+
+
+PIECES = [
+    "http:",
+    "https:",
+    "//",
+    "/",
+    "\\",
+    "@",
+    "[",
+    "]",
+    "::1",
+    "127.0.0.1",
+    "cdn.example",
+    ":",
+    "443",
+    "%",
+    "?",
+    "#",
+    ".",
+]
+
+
+@given(st.text() | st.lists(st.sampled_from(PIECES)).map("".join))
+def test_whatever_location_says_it_leads_to_an_https_address_or_is_refused(location: str) -> None:
+    try:
+        url = redirects.target(URL("https://r.example/v2/blob"), location)
+    except RedirectRefusedError:
+        return
+
+    assert url.scheme == "https"
+    assert url.raw_host
+    assert url.raw_user is None
+    assert url.port
 
 
 def test_an_origin_is_scheme_host_and_port() -> None:
@@ -354,6 +390,9 @@ async def test_a_cdn_that_has_gone_is_forgotten() -> None:
 FAULTS: dict[str, Answerer] = {
     "an error that quotes the address": lambda asked: Reply(
         500, f'{{"error": "cannot sign https://cdn.example{asked.target}"}}'.encode()
+    ),
+    "an error that quotes the signature as it was sent": lambda asked: Reply(
+        400, f'{{"error": "bad {asked.target.partition("signature=")[2]}"}}'.encode()
     ),
     "an error that quotes the signature": lambda _: Reply(400, f'{{"error": "bad {CANARY}/+x"}}'.encode()),
     "refused": lambda _: Reply(403),

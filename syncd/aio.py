@@ -3,7 +3,8 @@
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -14,10 +15,35 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
     """Run blocking work in the loop's executor; return only when it has ended.
 
     A cancelled ``asyncio.to_thread`` returns at once while its work goes on, into a descriptor that may have been
-    closed and reused by then. Here a cancellation waits for the work and is then delivered.
+    closed and reused by then. Here a cancellation waits for the work and is then delivered. What the work returns is
+    lost then: for what has to be closed there is ``entered``.
     """
+    return await _ended(_submit(function, *args, **kwargs))
+
+
+@asynccontextmanager
+async def entered(
+    function: Callable[P, AbstractContextManager[T]], /, *args: P.args, **kwargs: P.kwargs
+) -> AsyncIterator[T]:
+    """Enter a context that a thread makes; it is left again even if the caller is cancelled while it is being made."""
+    work = _submit(function, *args, **kwargs)
+    try:
+        manager = await _ended(work)
+    except asyncio.CancelledError:
+        if not work.cancelled() and work.exception() is None:
+            with work.result():
+                pass
+        raise
+    with manager as value:
+        yield value
+
+
+def _submit(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
     context = contextvars.copy_context()
-    work = asyncio.get_running_loop().run_in_executor(None, functools.partial(context.run, function, *args, **kwargs))
+    return asyncio.get_running_loop().run_in_executor(None, functools.partial(context.run, function, *args, **kwargs))
+
+
+async def _ended(work: asyncio.Future[T]) -> T:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

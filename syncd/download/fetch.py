@@ -75,7 +75,7 @@ class BlobFetch:
         ``IntegrityError`` if that does not match either (nothing is kept then), else ``SyncdError``; what verified
         chunks there are stay in the partial file for the next run.
         """
-        journal = Journal(await in_thread(self._partial.open_journal), self._blob)
+        journal = Journal(self._partial.open_journal(), self._blob)
         try:
             held = await self._check(journal)
             sources: frozenset[str] = frozenset()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from syncd.aio import in_thread, only_error
+from syncd.aio import entered, in_thread, only_error
 from syncd.download.fetch import BlobFetch, Fetcher, Step
 from syncd.download.journal import claimed_bytes
 from syncd.errors import BusyError, CancelledByRemovalError, InvalidNameError, NoSpaceError, StoreError, SyncdError
@@ -137,13 +137,13 @@ class _Pull:
     # One process at a time pulls a name.
 
     async def _single_flight(self) -> PullOutcome:
-        lock = await in_thread(self._store.locks.try_name, self._name)
-        if lock is None:
+        # Locks are tried on the loop: a few microseconds, and no cancellation can come between getting and releasing.
+        if (lock := self._store.locks.try_name(self._name)) is None:
             self._enter(Phase.WAITING)
         while lock is None:
             await self._show_the_holders_progress()
             await asyncio.sleep(_POLL)
-            lock = await in_thread(self._store.locks.try_name, self._name)
+            lock = self._store.locks.try_name(self._name)
         with lock:
             for _ in range(_TRIES):
                 try:
@@ -156,9 +156,9 @@ class _Pull:
         )
 
     async def _show_the_holders_progress(self) -> None:
-        manifest = await in_thread(self._store.leases.of_name, self._name)
-        if manifest is not None:
-            self._expect(manifest)
+        lease = await in_thread(self._store.leases.of_name, self._name)
+        if lease is not None:
+            self._expect(lease.manifest)
             for track in self._tracks.values():
                 await self._look_at_another(track)
 
@@ -185,17 +185,21 @@ class _Pull:
         self._expect(found.manifest)
         if seen == found.manifest.digest and not await self._incomplete(found.manifest.blobs):
             return self._outcome(found.manifest, current=True)
-        lease = await self._lease(found.manifest)
+        with await self._store.locks.references(shared=True) as held:
+            async with entered(self._store.leases.take, self._name, found.manifest, held) as lease:
+                held.release()
+                await self._under(lease, found, seen)
+        return self._outcome(found.manifest, current=False)
+
+    async def _under(self, lease: Lease, found: FetchedManifest, seen: Digest | None) -> None:
         try:
             await self._bring_and_publish(found, seen)
-        except SyncdError as error:
-            # What may work next time keeps its lease, and with it the blobs that are in already.
-            if not error.transient:
-                await in_thread(lease.release)
+        except BaseException as error:
+            # What may go on next time keeps its lease, and with it the blobs that are in already.
+            if not isinstance(error, SyncdError) or error.transient:
+                lease.abandon()
             raise
-        finally:
-            lease.close()
-        return self._outcome(found.manifest, current=False)
+        await in_thread(self._store.leases.drop_dead, self._name)
 
     def _refuse_case_conflicts(self) -> None:
         for stored in self._store.models.names():
@@ -205,10 +209,6 @@ class _Pull:
                     f"{self._name}: {part!r} differs only in case from the same part of {stored}, which is stored",
                     hint="Ollama would mix the two up: use the spelling that is stored, or remove it first",
                 )
-
-    async def _lease(self, manifest: Manifest) -> Lease:
-        with await self._store.locks.references(shared=True) as held:
-            return await in_thread(self._store.leases.take, self._name, manifest, held)
 
     async def _incomplete(self, blobs: Iterable[Descriptor]) -> list[Descriptor]:
         """Those that are not stored; what an outside Ollama took is put back from keep/ on the way."""
@@ -245,9 +245,13 @@ class _Pull:
         wanted = list(blobs)
         await self._reserve(wanted)
         room = asyncio.Semaphore(_BLOBS_AT_ONCE)
-        async with asyncio.TaskGroup() as group:
-            for blob in wanted:
-                group.create_task(self._bring_one(self._tracks[blob.digest], room), name=f"blob {blob.digest.short}")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for blob in wanted:
+                    track = self._tracks[blob.digest]
+                    group.create_task(self._bring_one(track, room), name=f"blob {blob.digest.short}")
+        except BaseExceptionGroup as errors:
+            raise only_error(errors, (SyncdError,)) from errors
 
     async def _reserve(self, blobs: Iterable[Descriptor]) -> None:
         """Have room for every byte before the first one is asked for; on failure give back what was taken."""
@@ -299,7 +303,7 @@ class _Pull:
             track.stored()
 
     async def _digest_lock(self, track: _Track) -> Lock:
-        while (lock := await in_thread(self._store.locks.try_digest, track.blob.digest)) is None:
+        while (lock := self._store.locks.try_digest(track.blob.digest)) is None:
             await self._look_at_another(track)
             await asyncio.sleep(_POLL)
         return lock
@@ -317,7 +321,7 @@ class _Pull:
 
     async def _fetch(self, track: _Track) -> None:
         started = time.monotonic()
-        with await in_thread(self._store.blobs.stage, track.blob) as partial:
+        async with entered(self._store.blobs.stage, track.blob) as partial:
             track.fetch = self._means.fetcher.blob(self._name, partial)
             track.state = BlobState.FETCHING
             chunks = await track.fetch.run()

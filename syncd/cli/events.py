@@ -1,0 +1,156 @@
+"""What ``--json`` writes: one JSON object a line, each event with one fixed shape.
+
+Sizes are bytes, times are seconds; a field that is null is not known. A program may meet new fields and new events in
+later versions, but what is here keeps its name and its meaning. A pull writes ``waiting`` (another process pulls that
+name), ``resolving``, ``progress`` (about twice a second), ``publishing``, and last of all ``published``, ``current`` or
+``error``. A command that fails ends with ``error``, whatever it wrote before.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from syncd.cli.words import Totals
+from syncd.errors import SyncdError
+from syncd.jobs.progress import Phase, PullOutcome, PullProgress
+from syncd.text import printable
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A pull of ``name`` has come to a new phase."""
+
+    event: Literal["waiting", "resolving", "publishing"]
+    name: str
+
+
+class BlobEvent(msgspec.Struct, frozen=True):
+    """One blob: ``done`` bytes of ``size`` are in place, ``fetched`` came over the network for this pull.
+
+    ``state``: pending, waiting (another process fetches it), verifying (what lies on the disk is being hashed),
+    fetching, stored.
+    """
+
+    digest: str
+    media_type: str
+    size: int
+    state: str
+    done: int
+    fetched: int
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a pull is. ``retries``: broken or refused connections so far; ``trouble``: the last one, in words."""
+
+    event: Literal["progress"]
+    name: str
+    digest: str | None
+    size: int
+    done: int
+    fetched: int
+    retries: int
+    trouble: str | None
+    blobs: tuple[BlobEvent, ...]
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A pull that ended well: ``published`` a manifest, or found that the stored one is ``current``.
+
+    ``fetched_bytes`` crossed the network for it, retries included; ``found_bytes`` were in the store already.
+    """
+
+    event: Literal["published", "current"]
+    name: str
+    digest: str
+    size: int
+    blobs: int
+    fetched_blobs: int
+    fetched_bytes: int
+    found_bytes: int
+    seconds: float
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """What failed. ``name``: the model, where it was one's. ``exit_code``: what this failure alone would exit with."""
+
+    event: Literal["error"]
+    name: str | None
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+class StoreMade(msgspec.Struct, frozen=True):
+    """``init`` has made the store at this path, or taken it over."""
+
+    event: Literal["initialised"]
+    store: str
+
+
+def line(event: msgspec.Struct) -> str:
+    """One event as a line of NDJSON, in ASCII but for what JSON strings may hold."""
+    return msgspec.json.encode(event).decode("utf-8") + "\n"
+
+
+def step(now: PullProgress) -> Step | None:
+    """The event for a new phase, where the phase is one that other events do not tell of."""
+    match now.phase:
+        case Phase.WAITING:
+            return Step(event="waiting", name=str(now.reference.name))
+        case Phase.RESOLVING:
+            return Step(event="resolving", name=str(now.reference.name))
+        case Phase.PUBLISHING:
+            return Step(event="publishing", name=str(now.reference.name))
+        case _:
+            return None
+
+
+def progress(now: PullProgress) -> Progress:
+    """The event for one moment of a pull."""
+    totals = Totals.of(now)
+    return Progress(
+        event="progress",
+        name=str(now.reference.name),
+        digest=str(now.digest) if now.digest else None,
+        size=totals.size,
+        done=totals.done,
+        fetched=totals.fetched,
+        retries=now.retries,
+        trouble=printable(now.trouble) if now.trouble is not None else None,
+        blobs=tuple(
+            BlobEvent(
+                digest=str(one.blob.digest),
+                media_type=printable(one.blob.media_type),
+                size=one.blob.size,
+                state=one.state.value,
+                done=one.done,
+                fetched=one.fetched,
+            )
+            for one in now.blobs
+        ),
+    )
+
+
+def ended(outcome: PullOutcome) -> Ended:
+    """The event for a pull that ended well."""
+    return Ended(
+        event="current" if outcome.current else "published",
+        name=str(outcome.reference.name),
+        digest=str(outcome.digest),
+        size=outcome.size,
+        blobs=outcome.blobs,
+        fetched_blobs=outcome.fetched_blobs,
+        fetched_bytes=outcome.fetched_bytes,
+        found_bytes=outcome.found_bytes,
+        seconds=round(outcome.seconds, 3),
+    )
+
+
+def failed(error: SyncdError, name: str | None = None) -> Failed:
+    """The event for an error; its texts are escaped, as they are on a terminal."""
+    return Failed(
+        event="error",
+        name=name,
+        message=printable(error.message),
+        hint=printable(error.hint) if error.hint else None,
+        exit_code=int(error.exit_code),
+    )

@@ -1,0 +1,119 @@
+"""The ``syncd`` command: where it begins, where every error ends, and which exit code it leaves.
+
+Commands are imported when they are called for: ``syncd --version`` imports click and nothing else.
+"""
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from syncd import __version__
+from syncd.cli.interrupt import InterruptedBySignalError
+from syncd.cli.options import VERBOSE, examples, shared
+from syncd.errors import ExitCode
+
+_COMMANDS = {
+    "init": "syncd.cli.stores:init",
+    "pull": "syncd.cli.pulling:pull",
+    "list": "syncd.cli.models:list_models",
+    "show": "syncd.cli.models:show",
+}
+
+
+_EXIT_CODES = """
+
+\b
+Exit codes:
+  0 done, 1 failed, 2 usage, 3 not found, 4 not authorised, 5 registry
+  unreachable, 6 integrity, 7 no space, 8 busy, 10 configuration,
+  128 + number of the signal: interrupted
+"""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Every command, in the order in which a newcomer meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import the module of ``cmd_name``; None for an unknown one."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{_COMMANDS[cmd_name]} is no command")
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples("syncd pull mistral:7b", "syncd list") + _EXIT_CODES,
+)
+@click.version_option(__version__, prog_name="syncd", message="%(prog)s %(version)s")
+@shared
+def syncd() -> None:
+    """Own the model store that all Ollama servers of this host share.
+
+    A model is visible when it is whole and verified, and not a moment sooner.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what ``arguments`` (without the program's name) say; report what fails; return the exit code."""
+    context: click.Context | None = None
+    try:
+        context = syncd.make_context("syncd", list(arguments))
+        with context:
+            code = syncd.invoke(context)
+            sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except BrokenPipeError:
+        _close_stdout()
+        return 128 + signal.SIGPIPE
+    except Exception as error:  # noqa: BLE001 - the one place where every error ends
+        return _report(error, as_json="--json" in arguments, verbose=bool(context and context.meta.get(VERBOSE)))
+    except KeyboardInterrupt:
+        return _interrupted(signal.SIGINT, None)
+    return code if isinstance(code, int) else ExitCode.DONE
+
+
+def _report(error: Exception, *, as_json: bool, verbose: bool) -> int:
+    if isinstance(error, click.Abort):
+        return _interrupted(signal.SIGINT, None)
+    if isinstance(error, InterruptedBySignalError):
+        return _interrupted(error.number, error.hint)
+    from syncd.cli.failure import expected, report  # noqa: PLC0415 - `syncd --version` does not pay for it
+
+    failure = expected(error, verbose=verbose)
+    report(failure, as_json=as_json)
+    return failure.exit_code
+
+
+def _interrupted(number: int, hint: str | None) -> int:
+    click.echo(f"interrupted{f'; {hint}' if hint else ''}", err=True)
+    return 128 + number
+
+
+def _close_stdout() -> None:
+    """Nobody reads any more: what Python would still flush at exit goes nowhere, and quietly."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Asynchronous work under signals: the first one asks it to end and waits for that, a second one leaves at once."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import TypeVar
+
+from syncd.cli.interrupt import InterruptedBySignalError
+
+T = TypeVar("T")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+def run(work: Coroutine[None, None, T], *, hint: str | None = None) -> T:
+    """The result of ``work``. Raise ``InterruptedBySignalError``, with ``hint``, when a signal has ended it."""
+    caught: list[signal.Signals] = []
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(_supervised(work, caught))
+    except asyncio.CancelledError:
+        if caught:
+            raise InterruptedBySignalError(caught[0], hint) from None
+        raise
+
+
+async def _supervised(work: Coroutine[None, None, T], caught: list[signal.Signals]) -> T:
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work, name="work")
+
+    def stop(number: signal.Signals) -> None:
+        if caught:
+            _leave(number)
+        caught.append(number)
+        task.cancel()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        return await task
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def _leave(number: signal.Signals) -> None:
+    """End the process here and now: whoever asks twice does not want to wait for a slow disk."""
+    if sys.stderr.isatty():
+        sys.stderr.write(_SHOW_CURSOR)  # the bars had hidden it
+        sys.stderr.flush()
+    os._exit(128 + number)

@@ -1,0 +1,138 @@
+"""Sizes, rates, times and kinds as people read them; pure."""
+
+from collections import deque
+from dataclasses import dataclass
+
+from syncd.jobs.progress import PullOutcome, PullProgress
+from syncd.text import printable
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_OLLAMA = "application/vnd.ollama.image."
+_KINDS = {
+    _OLLAMA + "model": "weights",
+    "application/vnd.docker.container.image.v1+json": "config",
+    "application/vnd.oci.image.config.v1+json": "config",
+}
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def size(count: float) -> str:
+    """A number of bytes, in decimal units, as ``ollama list`` shows it: ``4.1 GB``, ``274 MB``, ``12 B``."""
+    value, unit = float(count), 0
+    while unit < len(_UNITS) - 1 and value >= 999.5:  # noqa: PLR2004 - from here on it would round to 1000
+        value, unit = value / 1000, unit + 1
+    text = f"{value:.1f}" if unit and value < 9.95 else f"{value:.0f}"  # noqa: PLR2004 - below 10 when rounded
+    return f"{text} {_UNITS[unit]}"
+
+
+def took(seconds: float) -> str:
+    """A span of time, in full: ``41.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+
+
+def left(seconds: float) -> str:
+    """A span of time, in brief: ``12s``, ``3m20s``, ``2h05m``, ``3d``."""
+    whole = max(0, round(seconds))
+    if whole < _MINUTE:
+        return f"{whole}s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE}m{whole % _MINUTE:02}s"
+    if whole < 2 * _DAY:
+        return f"{whole // _HOUR}h{whole % _HOUR // _MINUTE:02}m"
+    return f"{whole // _DAY}d"
+
+
+def ago(seconds: float) -> str:
+    """How long ago, in one unit, as ``ollama list`` shows it: ``3 hours ago``."""
+    if seconds < 1:
+        return "just now"
+    for length, unit in ((365 * _DAY, "year"), (30 * _DAY, "month"), (7 * _DAY, "week"), (_DAY, "day")):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}s ago"
+    for length, unit in ((_HOUR, "hour"), (_MINUTE, "minute")):
+        if seconds >= length:
+            return _count(int(seconds // length), unit) + " ago"
+    return _count(int(seconds), "second") + " ago"
+
+
+def kind(media_type: str) -> str:
+    """What a blob is, in a word, from its media type: ``weights``, ``template``, ``config``."""
+    known = _KINDS.get(media_type.partition(";")[0].strip())
+    return known or printable(media_type.removeprefix(_OLLAMA), limit=40)
+
+
+def outcome(ended: PullOutcome) -> str:
+    """What a pull did, where from the bytes came, how long it took."""
+    name = printable(str(ended.reference.name))
+    if ended.current:
+        return f"{name} is current ({ended.digest}), checked in {took(ended.seconds)}"
+    parts = []
+    if ended.fetched_blobs:
+        parts.append(f"fetched {size(ended.fetched_bytes)} for {ended.fetched_blobs} of {_count(ended.blobs, 'blob')}")
+    if ended.found_bytes:
+        parts.append(f"{size(ended.found_bytes)} were already here")
+    rate = f" ({size(ended.fetched_bytes / ended.seconds)}/s)" if ended.fetched_bytes and ended.seconds > 0 else ""
+    return f"{name}: {', '.join(parts)}, {took(ended.seconds)}{rate}, published {ended.digest}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """All blobs of a pull together, in bytes."""
+
+    size: int
+    done: int
+    fetched: int
+
+    @classmethod
+    def of(cls, progress: PullProgress) -> "Totals":
+        """The sums; ``done`` never exceeds ``size``."""
+        whole = sum(one.blob.size for one in progress.blobs)
+        return cls(
+            whole, min(whole, sum(one.done for one in progress.blobs)), sum(one.fetched for one in progress.blobs)
+        )
+
+    @property
+    def percent(self) -> int:
+        """Of ``size``, rounded down, so that 100 means all."""
+        return 100 * self.done // self.size if self.size else 0
+
+
+class Meter:
+    """Bytes a second over the last ``span`` seconds: from the network, or, while others fetch, of what gets done."""
+
+    def __init__(self, span: float = 8.0) -> None:
+        self._span = span
+        self._seen: deque[tuple[float, Totals]] = deque()
+
+    def see(self, now: float, totals: Totals) -> None:
+        """Take in one moment. ``now``: monotonic seconds, never less than before."""
+        self._seen.append((now, totals))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= self._span:  # noqa: PLR2004 - a span needs two ends
+            self._seen.popleft()
+
+    def rate(self, now: float) -> float:
+        """Bytes a second; 0 until there is something to measure."""
+        if not self._seen:
+            return 0.0
+        (start, first), (_, last) = self._seen[0], self._seen[-1]
+        if now - start <= 0:
+            return 0.0
+        moved = last.fetched - first.fetched or last.done - first.done
+        return max(0, moved) / (now - start)
+
+    def seconds_left(self, now: float) -> float | None:
+        """Until all is done, at this rate; None where there is no rate."""
+        rate = self.rate(now)
+        if not self._seen or rate <= 0:
+            return None
+        last = self._seen[-1][1]
+        return (last.size - last.done) / rate

@@ -1,0 +1,42 @@
+"""What every test can ask for: a scriptable registry, Debian's docker-registry, an empty place for a store."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.docker_registry import BINARY, DockerRegistry
+from tests.support.registry import ScriptedRegistry
+
+
+@pytest.fixture
+def registry() -> Iterator[ScriptedRegistry]:
+    """A scriptable registry of the test's own."""
+    with ScriptedRegistry() as running:
+        yield running
+
+
+@pytest.fixture
+def ollama_registry() -> Iterator[ScriptedRegistry]:
+    """A scriptable registry that answers as Ollama's does."""
+    with ScriptedRegistry(like_ollama=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """Debian's docker-registry, one per test process."""
+    if not DockerRegistry.is_installed():
+        message = f"{BINARY} is not installed (Debian: apt install docker-registry)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with DockerRegistry(tmp_path_factory.mktemp("docker-registry")) as running:
+        yield running
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> Path:
+    """Where a store may be made: nothing is there yet."""
+    return tmp_path / "models"

@@ -1,0 +1,286 @@
+"""The blobs of a store. Whoever changes one, or what is known of it, holds its digest's lock."""
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from enum import StrEnum
+
+from syncd.errors import StoreError, SyncdError
+from syncd.oci.chunks import ChunkMap
+from syncd.oci.digest import Digest
+from syncd.oci.manifest import Descriptor
+from syncd.store import layout
+from syncd.store.allocate import allocate
+from syncd.store.check import BlobCheck, Verdict
+from syncd.store.files import Entry, Folder, fsync_file, same_file, translated
+from syncd.store.locks import Locks
+from syncd.store.partial import Partial
+from syncd.store.records import Identity, Record, Records
+
+__all__ = ["BlobStatus", "BlobStore", "Partial", "VerificationStoppedError"]
+
+_STEP_BYTES = 16 * 1024 * 1024
+_MAX_JOURNAL = 1 << 30
+
+
+class BlobStatus(StrEnum):
+    """What the store has of a blob."""
+
+    STORED = "stored"  # in blobs/, and it is the file that passed SHA-256
+    UNVERIFIED = "unverified"  # something of the right size is there: hash it first
+    ABSENT = "absent"  # to be fetched
+
+
+class VerificationStoppedError(SyncdError):
+    """A verification that its caller told to stop. It found nothing yet."""
+
+
+class BlobStore:
+    """``blobs/`` with what belongs to it: ``keep/``, ``records/`` and the partials in ``staging/``."""
+
+    def __init__(self, blobs: Folder, keep: Folder, staging: Folder, records: Records, locks: Locks) -> None:
+        self._blobs = blobs
+        self._keep = keep
+        self._staging = staging
+        self._records = records
+        self._locks = locks
+
+    # What is there
+
+    def status(self, blob: Descriptor) -> BlobStatus:
+        """What is there of ``blob``. What an outsider took from ``blobs/`` comes back here, if ``keep/`` has it."""
+        file = layout.blob_file(blob.digest)
+        visible = self._regular(self._blobs, file)
+        record = self._records.get(blob.digest)
+        if visible and visible.st_size == blob.size and record and record.identity == Identity.of(visible):
+            return BlobStatus.STORED
+        kept = self._regular(self._keep, file)
+        if kept and kept.st_size == blob.size and record and record.identity == Identity.of(kept):
+            self._restore(file)
+            return BlobStatus.STORED
+        if any(found and found.st_size == blob.size for found in (visible, kept)):
+            return BlobStatus.UNVERIFIED
+        return BlobStatus.ABSENT
+
+    def list(self) -> list[Entry]:
+        """Everything in ``blobs/``."""
+        return self._blobs.list()
+
+    def reserved(self, digest: Digest) -> int:
+        """Bytes of disk that its partial holds already; 0 if there is none."""
+        found = self._staging.stat(layout.partial_file(digest))
+        return found.st_blocks * 512 if found else 0
+
+    # What somebody else left, and what time may have done to it
+
+    def open_check(self, blob: Descriptor) -> BlobCheck | None:
+        """A pass over what lies in ``blobs/``; None if nothing does. ``StoreError`` if it is no regular file."""
+        return self._check(blob, self._blobs)
+
+    def conclude(self, check: BlobCheck) -> Verdict:
+        """What a finished pass found, and remember it: a right one is recorded, a wrong one loses its record."""
+        verdict = check.verdict()
+        if verdict is Verdict.RIGHT:
+            return verdict if self._adopt(check) else Verdict.CHANGED
+        if verdict is not Verdict.CHANGED:
+            self._forget(check)
+        return verdict
+
+    def verify(self, blob: Descriptor, *, on_bytes: Callable[[int], None], cancelled: Callable[[], bool]) -> bool:
+        """Hash what lies in ``blobs/`` (or only in ``keep/``). True: it is right, and stored from now on.
+
+        False: it is not; it stays where it is until a commit replaces it. ``on_bytes`` gets the size of each step.
+        Raise ``VerificationStoppedError`` soon after ``cancelled`` says so.
+        """
+        for folder in (self._blobs, self._keep):
+            check = self._check(blob, folder)
+            if check is None:
+                continue
+            with check:
+                while count := check.step(_STEP_BYTES):
+                    on_bytes(count)
+                    if cancelled():
+                        raise VerificationStoppedError(f"checking {blob.digest} was stopped")
+                if self.conclude(check) is Verdict.RIGHT:
+                    return True
+        return False
+
+    def refresh(self, blob: Descriptor) -> None:
+        """Give a stored blob a fresh mtime, so that nobody's collection takes it, and a link in ``keep/``.
+
+        A blob without a matching record is left alone. ``StoreError`` if it is gone.
+        """
+        file = layout.blob_file(blob.digest)
+        fd = self._blobs.open_file(file)
+        if fd is None:
+            raise StoreError(f"{self._blobs.path / file} was removed by somebody else", hint="run it again")
+        path = self._blobs.path / file
+        try:
+            record = self._records.get(blob.digest)
+            with translated(path):
+                if record is None or record.identity != Identity.of(os.fstat(fd)):
+                    return
+                os.utime(fd)
+                identity = Identity.of(os.fstat(fd))
+            self._records.put(Record(blob.digest, identity, record.chunks))
+            if not same_file(os.fstat(fd), self._keep.stat(file)):
+                self._blobs.link(file, self._keep, file, through=self._staging)
+                self._keep.fsync()
+        finally:
+            os.close(fd)
+
+    def refresh_freed(self, blobs: Iterable[Descriptor]) -> None:
+        """Start the hour of grace of blobs that are about to lose a reference, as far as that is possible."""
+        for blob in blobs:
+            lock = self._locks.try_digest(blob.digest)
+            if lock is None:
+                continue  # whoever works on it gives it a fresh mtime
+            with lock, suppress(SyncdError):
+                self.refresh(blob)
+
+    def put_back(self, blob: Descriptor) -> bool:
+        """Make sure that the verified file lies in ``blobs/``, by a link from ``keep/`` if need be; False if not."""
+        return self.status(blob) is BlobStatus.STORED
+
+    # What is being fetched
+
+    def stage(self, blob: Descriptor) -> Partial:
+        """Open the blob's partial, or make one of its full size. ``NoSpaceError``: no room; nothing is taken."""
+        file = layout.partial_file(blob.digest)
+        fd = self._reopen(blob)
+        if fd is not None:
+            allocated = os.fstat(fd).st_blocks * 512 >= blob.size
+            return Partial(blob, fd, self._staging, fresh=False, preallocated=allocated)
+        # A journal without its partial speaks of bytes that are gone.
+        self._staging.unlink(layout.journal_file(blob.digest), missing_ok=True)
+        fd = self._staging.create_file(file)
+        try:
+            preallocated = allocate(fd, blob.size, self._staging.path / file)
+        except BaseException:
+            os.close(fd)
+            self._staging.unlink(file, missing_ok=True)
+            raise
+        return Partial(blob, fd, self._staging, fresh=True, preallocated=preallocated)
+
+    def discard(self, digest: Digest) -> None:
+        """Throw away its partial and journal, if there are any, and give their space back."""
+        self._staging.unlink(layout.journal_file(digest), missing_ok=True)
+        self._staging.unlink(layout.partial_file(digest), missing_ok=True)
+
+    def read_journal(self, digest: Digest) -> bytes | None:
+        """The journal of its partial as it is now, for those who watch another process fetch; None if there is none."""
+        return self._staging.read_file(layout.journal_file(digest), _MAX_JOURNAL)
+
+    def commit(self, partial: Partial, chunks: ChunkMap) -> None:
+        """Make a verified partial the blob (design section 3, "Publish", step 3), in the order that a crash asks for.
+
+        The descriptor that was verified is the file that is published. If the fsync of its bytes fails, the partial is
+        gone afterwards; if that of a folder fails, it is a partial again: its bytes are durable, its names are not.
+        """
+        file, staged = layout.blob_file(partial.blob.digest), layout.partial_file(partial.blob.digest)
+        with translated(partial.path):
+            verified = os.fstat(partial.fd)
+        if not same_file(verified, self._staging.stat(staged)) or verified.st_size != partial.blob.size:
+            raise StoreError(f"{partial.path} was replaced or cut while it was being fetched", hint="run it again")
+        self._settle(partial)
+        self._staging.link(staged, self._keep, file, through=self._staging)
+        self._staging.rename(staged, self._blobs, file)
+        try:
+            self._keep.fsync()
+            self._blobs.fsync()
+        except SyncdError:
+            with suppress(SyncdError):
+                self._blobs.rename(file, self._staging, staged)
+            with suppress(SyncdError):
+                self._keep.unlink(file, missing_ok=True)
+            raise
+        with translated(partial.path):
+            identity = Identity.of(os.fstat(partial.fd))
+        self._records.put(Record(partial.blob.digest, identity, chunks))
+        self._staging.unlink(layout.journal_file(partial.blob.digest), missing_ok=True)
+
+    def _settle(self, partial: Partial) -> None:
+        try:
+            with translated(partial.path):
+                os.utime(partial.fd)
+            fsync_file(partial.fd, partial.path, mode=layout.BLOB_MODE)
+        except SyncdError:
+            with suppress(SyncdError):
+                partial.discard()
+            raise
+
+    def _reopen(self, blob: Descriptor) -> int | None:
+        """A read-write descriptor of an earlier run's partial, if it can be written into."""
+        file = layout.partial_file(blob.digest)
+        fd = self._staging.open_file(file)
+        if fd is None:
+            return None
+        try:
+            with translated(self._staging.path / file):
+                if os.fstat(fd).st_nlink > 1 and same_file(
+                    os.fstat(fd), self._keep.stat(layout.blob_file(blob.digest))
+                ):
+                    # Killed in mid-commit. A blob under keep/ that is right has been found by status() and verify().
+                    self._keep.unlink(layout.blob_file(blob.digest))
+                found = os.fstat(fd)
+                if found.st_nlink > 1 or found.st_size != blob.size:
+                    # The file of a published blob is never written into; a partial of another size is half made.
+                    self._staging.unlink(file)
+                    return None
+                os.fchmod(fd, layout.OWN_FILE_MODE)  # 0444 already, if it was killed in mid-commit
+        finally:
+            os.close(fd)
+        return self._staging.open_file(file, os.O_RDWR)
+
+    # Steps of the above
+
+    def _regular(self, folder: Folder, file: str) -> os.stat_result | None:
+        found = folder.stat(file)
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no regular file"
+            raise StoreError(f"{folder.path / file} is {what} where a blob should be", hint="remove it, then run again")
+        return found
+
+    def _check(self, blob: Descriptor, folder: Folder) -> BlobCheck | None:
+        file = layout.blob_file(blob.digest)
+        self._regular(folder, file)
+        fd = folder.open_file(file)
+        return None if fd is None else BlobCheck(blob, fd, folder.path / file)
+
+    def _restore(self, file: str) -> None:
+        self._keep.link(file, self._blobs, file, through=self._staging)
+        self._blobs.fsync()
+
+    def _adopt(self, check: BlobCheck) -> bool:
+        """Record what passed; False if its name has become another file's meanwhile."""
+        file = layout.blob_file(check.blob.digest)
+        with translated(check.path):
+            mine = os.fstat(check.fd)
+        if same_file(mine, self._blobs.stat(file)):
+            fsync_file(check.fd, check.path, mode=layout.BLOB_MODE)
+            self._blobs.link(file, self._keep, file, through=self._staging)
+        elif same_file(mine, self._keep.stat(file)):
+            fsync_file(check.fd, check.path, mode=layout.BLOB_MODE)
+            self._keep.link(file, self._blobs, file, through=self._staging)
+        else:
+            return False
+        self._keep.fsync()
+        self._blobs.fsync()
+        if not (same_file(mine, self._blobs.stat(file)) and same_file(mine, self._keep.stat(file))):
+            return False
+        self._records.put(Record(check.blob.digest, check.before, check.chunks()))
+        # A partial of it, which a killed commit left, may be this very file: nobody may write into it again.
+        self._staging.unlink(layout.journal_file(check.blob.digest), missing_ok=True)
+        self._staging.unlink(layout.partial_file(check.blob.digest), missing_ok=True)
+        return True
+
+    def _forget(self, check: BlobCheck) -> None:
+        file = layout.blob_file(check.blob.digest)
+        with translated(check.path):
+            mine = os.fstat(check.fd)
+        record = self._records.get(check.blob.digest)
+        if record is not None and (record.identity.device, record.identity.inode) == (mine.st_dev, mine.st_ino):
+            self._records.remove(check.blob.digest)
+        if same_file(mine, self._keep.stat(file)):
+            self._keep.unlink(file)

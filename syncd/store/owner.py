@@ -1,0 +1,79 @@
+"""Whom a store belongs to, and becoming that user: one uid writes into a store, and root is it only when asked."""
+
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncd.errors import NotAuthorisedError, NotFoundError
+from syncd.store import layout
+from syncd.store.files import translated
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A user by numbers, and by the name that users know it under."""
+
+    uid: int
+    gid: int
+    name: str
+
+    @classmethod
+    def named(cls, user: str) -> "Owner":
+        """The user of this name, or of this number. Raise ``NotFoundError``."""
+        try:
+            entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        except KeyError as error:
+            raise NotFoundError(
+                f"there is no user {user!r}", hint="'useradd --system USER' makes one for a service"
+            ) from error
+        return cls(entry.pw_uid, entry.pw_gid, entry.pw_name)
+
+
+def name_of(uid: int) -> str:
+    """The name of a user, for messages."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def owner_of_store(path: Path) -> Owner | None:
+    """The owner of ``.syncd``, else of Ollama's folders in there, else of the folder itself; None if there is none."""
+    root = Path(os.path.realpath(path))
+    for candidate in (root / layout.OWN, root / layout.MANIFESTS, root / layout.BLOBS, root):
+        with translated(candidate):
+            try:
+                found = candidate.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        if stat.S_ISDIR(found.st_mode):
+            return Owner(found.st_uid, found.st_gid, name_of(found.st_uid))
+    return None
+
+
+def decide(owner: Owner | None, *, path: Path, euid: int) -> Owner | None:
+    """Whom a process with ``euid`` must become before it touches the store; None: it stays who it is.
+
+    Raise ``NotAuthorisedError`` for a user who is neither the owner nor root.
+    """
+    if owner is None or owner.uid == euid:
+        return None
+    if euid == 0:
+        return owner
+    raise NotAuthorisedError(
+        f"the store at {path} belongs to {owner.name}, and this is {name_of(euid)}",
+        hint=f"run it as {owner.name} or with sudo; 'sudo syncd init --owner USER' takes a store over",
+    )
+
+
+def become(owner: Owner) -> None:
+    """Turn root into ``owner`` for good: groups, then gid, then uid, real, effective and saved alike (setresuid(2))."""
+    with translated(Path("/proc/self")):
+        try:
+            os.initgroups(pwd.getpwuid(owner.uid).pw_name, owner.gid)
+        except KeyError:
+            os.setgroups([owner.gid])
+        os.setresgid(owner.gid, owner.gid, owner.gid)
+        os.setresuid(owner.uid, owner.uid, owner.uid)

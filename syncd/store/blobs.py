@@ -13,7 +13,7 @@ from syncd.oci.manifest import Descriptor
 from syncd.store import layout
 from syncd.store.allocate import allocate
 from syncd.store.check import BlobCheck, Verdict
-from syncd.store.files import Entry, Folder, fsync_file, same_file, translated
+from syncd.store.files import Folder, NotAFileError, fsync_file, same_file, translated
 from syncd.store.locks import Locks
 from syncd.store.partial import Partial
 from syncd.store.records import Identity, Record, Records
@@ -62,10 +62,6 @@ class BlobStore:
         if any(found and found.st_size == blob.size for found in (visible, kept)):
             return BlobStatus.UNVERIFIED
         return BlobStatus.ABSENT
-
-    def list(self) -> list[Entry]:
-        """Everything in ``blobs/``."""
-        return self._blobs.list()
 
     def reserved(self, digest: Digest) -> int:
         """Bytes of disk that its partial holds already; 0 if there is none."""
@@ -239,7 +235,9 @@ class BlobStore:
         found = folder.stat(file)
         if found is not None and not stat.S_ISREG(found.st_mode):
             what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no regular file"
-            raise StoreError(f"{folder.path / file} is {what} where a blob should be", hint="remove it, then run again")
+            raise NotAFileError(
+                f"{folder.path / file} is {what} where a blob should be", hint="remove it, then run again"
+            )
         return found
 
     def _check(self, blob: Descriptor, folder: Folder) -> BlobCheck | None:
@@ -257,14 +255,17 @@ class BlobStore:
         file = layout.blob_file(check.blob.digest)
         with translated(check.path):
             mine = os.fstat(check.fd)
-        if same_file(mine, self._blobs.stat(file)):
-            fsync_file(check.fd, check.path, mode=layout.BLOB_MODE)
-            self._blobs.link(file, self._keep, file, through=self._staging)
-        elif same_file(mine, self._keep.stat(file)):
-            fsync_file(check.fd, check.path, mode=layout.BLOB_MODE)
-            self._keep.link(file, self._blobs, file, through=self._staging)
-        else:
+        visible = same_file(mine, self._blobs.stat(file))
+        source, target = (self._blobs, self._keep) if visible else (self._keep, self._blobs)
+        if not same_file(mine, source.stat(file)):
             return False
+        fsync_file(check.fd, check.path, mode=layout.BLOB_MODE)
+        try:
+            source.link(file, target, file, through=self._staging)
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return False  # collected, or taken by an outside Ollama, since the line above
+            raise
         self._keep.fsync()
         self._blobs.fsync()
         if not (same_file(mine, self._blobs.stat(file)) and same_file(mine, self._keep.stat(file))):

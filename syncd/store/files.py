@@ -23,6 +23,10 @@ _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO planted in the st
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+class NotAFileError(StoreError):
+    """A link, a FIFO, a device or a folder where a regular file should be."""
+
+
 def error_of(error: OSError, path: Path) -> SyncdError:
     """What an ``OSError`` at ``path`` means to a user."""
     reason = os.strerror(error.errno) if error.errno else str(error)
@@ -37,7 +41,7 @@ def error_of(error: OSError, path: Path) -> SyncdError:
                 hint="run it as the store's owner or with sudo; 'sudo syncd init --owner USER' takes a store over",
             )
         case errno.ELOOP:
-            return StoreError(f"{path}: a symbolic link where a file or folder should be", hint="remove the link")
+            return NotAFileError(f"{path}: a symbolic link where a file or folder should be", hint="remove the link")
         case errno.EXDEV:
             return StoreError(
                 f"{path} lies on another mount than the rest of the store",
@@ -143,7 +147,9 @@ class Folder:
             raise self._named(name, error) from error
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise StoreError(f"{self.path / name} is no regular file", hint="remove it: nothing of syncd's lies there")
+            raise NotAFileError(
+                f"{self.path / name} is no regular file", hint="remove it: nothing of syncd's lies there"
+            )
         return fd
 
     def create_file(self, name: str, flags: int = os.O_EXCL) -> int:
@@ -283,9 +289,9 @@ class Folder:
     def _named(self, name: str, error: OSError) -> SyncdError:
         path = self.path / name
         if error.errno == errno.ELOOP:
-            return StoreError(f"{path}: a symbolic link where a file should be", hint="remove the link")
+            return NotAFileError(f"{path}: a symbolic link where a file should be", hint="remove the link")
         if error.errno in {errno.EISDIR, errno.ENXIO}:
-            return StoreError(f"{path} is no regular file", hint="remove it: nothing of syncd's lies there")
+            return NotAFileError(f"{path} is no regular file", hint="remove it: nothing of syncd's lies there")
         return error_of(error, path)
 
 

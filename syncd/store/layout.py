@@ -23,7 +23,6 @@ HISTORY = "history"
 LEASES = "leases"
 LOCKS = "locks"
 TRASH = "trash"
-OWN_FOLDERS = (STAGING, KEEP, RECORDS, HISTORY, LEASES, LOCKS, TRASH)
 
 REFERENCES_LOCK = "references"
 SELF_TEST_LOCK = "self-test"

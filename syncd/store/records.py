@@ -17,7 +17,7 @@ from syncd.oci.chunks import BLAKE3_BYTES, ChunkMap
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import MAX_BLOB_BYTES
 from syncd.store import layout
-from syncd.store.files import Entry, Folder, new_token, write_all
+from syncd.store.files import Folder, new_token, write_all
 
 _MAX_BYTES = 1024 + 4 * BLAKE3_BYTES * (MAX_BLOB_BYTES // (16 << 20)) // 2
 
@@ -88,10 +88,6 @@ class Records:
     def remove(self, digest: Digest) -> None:
         """Forget the blob, if it is known."""
         self._folder.unlink(layout.blob_file(digest), missing_ok=True)
-
-    def list(self) -> list[Entry]:
-        """The record files, unread."""
-        return self._folder.list()
 
 
 def encode(record: Record) -> bytes:

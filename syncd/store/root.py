@@ -16,6 +16,7 @@ from syncd.store.models import ModelStore
 from syncd.store.mounts import file_system_of, is_network
 from syncd.store.owner import name_of
 from syncd.store.records import Records
+from syncd.store.sweep import Sweep
 
 _MAX_VERSION_BYTES = 64
 _READABLE_BY_ALL = 0o055
@@ -46,9 +47,11 @@ class Store:
         self.locks = Locks(ours(layout.LOCKS))
         self.locks.prove_exclusion()
         self.leases = Leases(ours(layout.LEASES), staging)
-        self.records = Records(ours(layout.RECORDS), staging)
+        records = ours(layout.RECORDS)
+        self.records = Records(records, staging)
         self.blobs = BlobStore(blobs, keep, staging, self.records, self.locks)
         self.models = ModelStore(manifests, ours(layout.HISTORY), staging, self.blobs)
+        self.sweep = Sweep(blobs, keep, records, staging, ours(layout.TRASH))
 
     @classmethod
     def open(cls, path: Path, *, create: bool, allow_network_filesystem: bool = False) -> Self:

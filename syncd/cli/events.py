@@ -6,7 +6,7 @@ name), ``resolving``, ``progress`` (about twice a second), ``publishing``, and l
 ``error``. A command that fails ends with ``error``, whatever it wrote before.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -14,6 +14,11 @@ from syncd.cli.words import Totals
 from syncd.errors import SyncdError
 from syncd.jobs.progress import Phase, PullOutcome, PullProgress
 from syncd.text import printable
+
+if TYPE_CHECKING:  # an error's event must not wait for the imports of every job
+    from syncd.jobs.collect import CollectionPlan
+    from syncd.jobs.remove import Removal
+    from syncd.jobs.verify import Fault, Verification, VerifyProgress
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -86,6 +91,64 @@ class StoreMade(msgspec.Struct, frozen=True):
     store: str
 
 
+class Removed(msgspec.Struct, frozen=True):
+    """``rm``: a tag that is gone (or, after ``dry_run``, would be).
+
+    ``digest``: of its manifest, null if that was broken. ``published``: false if there was a pull to cancel, but no
+    tag. ``freed``: digests of the blobs that a collection may take an hour later; ``shared``: of those that stay.
+    """
+
+    event: Literal["removed"]
+    name: str
+    dry_run: bool
+    published: bool
+    digest: str | None
+    freed_bytes: int
+    freed: tuple[str, ...]
+    shared: tuple[str, ...]
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """``gc``: blobs (by digest) and leftovers (by file) that were, or would be, taken; ``freed_bytes``: their sizes."""
+
+    event: Literal["collected"]
+    dry_run: bool
+    freed_bytes: int
+    blobs: tuple[str, ...]
+    leftovers: tuple[str, ...]
+
+
+class Verifying(msgspec.Struct, frozen=True):
+    """How far ``verify`` is: ``done`` bytes of ``size`` are hashed."""
+
+    event: Literal["progress"]
+    done: int
+    size: int
+    blobs_done: int
+    blobs: int
+
+
+class FaultFound(msgspec.Struct, frozen=True):
+    """``verify``: a fault, the models that it hits, the blob (null: it is the manifest), and words for people."""
+
+    event: Literal["fault"]
+    kind: str
+    models: tuple[str, ...]
+    digest: str | None
+    detail: str
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """``verify``: what was looked at, and how many faults there were."""
+
+    event: Literal["verified"]
+    models: int
+    blobs: int
+    size: int
+    faults: int
+    seconds: float
+
+
 def line(event: msgspec.Struct) -> str:
     """One event as a line of NDJSON, in ASCII but for what JSON strings may hold."""
     return msgspec.json.encode(event).decode("utf-8") + "\n"
@@ -153,4 +216,57 @@ def failed(error: SyncdError, name: str | None = None) -> Failed:
         message=printable(error.message),
         hint=printable(error.hint) if error.hint else None,
         exit_code=int(error.exit_code),
+    )
+
+
+def removed(planned: "Removal", *, dry_run: bool) -> Removed:
+    """The event for a removal."""
+    return Removed(
+        event="removed",
+        name=str(planned.name),
+        dry_run=dry_run,
+        published=planned.published,
+        digest=str(planned.digest) if planned.digest else None,
+        freed_bytes=planned.freed_bytes,
+        freed=tuple(str(blob.digest) for blob in planned.freed),
+        shared=tuple(str(blob.digest) for blob in planned.shared),
+    )
+
+
+def collected(planned: "CollectionPlan", *, dry_run: bool) -> Collected:
+    """The event for a collection."""
+    return Collected(
+        event="collected",
+        dry_run=dry_run,
+        freed_bytes=planned.freed,
+        blobs=tuple(str(blob.digest) for blob in planned.blobs),
+        leftovers=tuple(printable(file.name) for file in planned.staged),
+    )
+
+
+def verifying(now: "VerifyProgress") -> Verifying:
+    """The event for one moment of a verification."""
+    return Verifying(event="progress", done=now.done, size=now.total, blobs_done=now.blobs_done, blobs=now.blobs)
+
+
+def fault(found: "Fault") -> FaultFound:
+    """The event for a fault."""
+    return FaultFound(
+        event="fault",
+        kind=found.kind.value,
+        models=tuple(printable(model) for model in found.models),
+        digest=str(found.blob.digest) if found.blob else None,
+        detail=printable(found.detail),
+    )
+
+
+def verified(found: "Verification", seconds: float) -> Verified:
+    """The event for the end of a verification."""
+    return Verified(
+        event="verified",
+        models=found.models,
+        blobs=found.blobs,
+        size=found.size,
+        faults=len(found.faults),
+        seconds=round(seconds, 3),
     )

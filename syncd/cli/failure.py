@@ -31,10 +31,10 @@ def expected(error: Exception, *, verbose: bool) -> SyncdError:
     return SyncdError(f"unexpected {what}", hint=hint)
 
 
-def report(error: SyncdError, *, as_json: bool) -> None:
+def report(error: SyncdError, *, as_json: bool, name: str | None = None) -> None:
     """An error for people on stderr and, where a program listens, as an event on stdout."""
     sys.stderr.write(error_lines(error))
     sys.stderr.flush()
     if as_json:
-        sys.stdout.write(events.line(events.failed(error)))
+        sys.stdout.write(events.line(events.failed(error, name)))
         sys.stdout.flush()

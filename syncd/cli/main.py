@@ -22,6 +22,9 @@ _COMMANDS = {
     "pull": "syncd.cli.pulling:pull",
     "list": "syncd.cli.models:list_models",
     "show": "syncd.cli.models:show",
+    "rm": "syncd.cli.removing:rm",
+    "verify": "syncd.cli.checking:verify",
+    "gc": "syncd.cli.removing:gc",
 }
 
 

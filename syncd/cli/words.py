@@ -16,9 +16,9 @@ _KINDS = {
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
-def size(count: float) -> str:
+def size(number: float) -> str:
     """A number of bytes, in decimal units, as ``ollama list`` shows it: ``4.1 GB``, ``274 MB``, ``12 B``."""
-    value, unit = float(count), 0
+    value, unit = float(number), 0
     while unit < len(_UNITS) - 1 and value >= 999.5:  # noqa: PLR2004 - from here on it would round to 1000
         value, unit = value / 1000, unit + 1
     text = f"{value:.1f}" if unit and value < 9.95 else f"{value:.0f}"  # noqa: PLR2004 - below 10 when rounded
@@ -56,8 +56,8 @@ def ago(seconds: float) -> str:
             return f"{int(seconds // length)} {unit}s ago"
     for length, unit in ((_HOUR, "hour"), (_MINUTE, "minute")):
         if seconds >= length:
-            return _count(int(seconds // length), unit) + " ago"
-    return _count(int(seconds), "second") + " ago"
+            return count(int(seconds // length), unit) + " ago"
+    return count(int(seconds), "second") + " ago"
 
 
 def kind(media_type: str) -> str:
@@ -73,14 +73,15 @@ def outcome(ended: PullOutcome) -> str:
         return f"{name} is current ({ended.digest}), checked in {took(ended.seconds)}"
     parts = []
     if ended.fetched_blobs:
-        parts.append(f"fetched {size(ended.fetched_bytes)} for {ended.fetched_blobs} of {_count(ended.blobs, 'blob')}")
+        parts.append(f"fetched {size(ended.fetched_bytes)} for {ended.fetched_blobs} of {count(ended.blobs, 'blob')}")
     if ended.found_bytes:
         parts.append(f"{size(ended.found_bytes)} were already here")
     rate = f" ({size(ended.fetched_bytes / ended.seconds)}/s)" if ended.fetched_bytes and ended.seconds > 0 else ""
     return f"{name}: {', '.join(parts)}, {took(ended.seconds)}{rate}, published {ended.digest}"
 
 
-def _count(number: int, thing: str) -> str:
+def count(number: int, thing: str) -> str:
+    """``1 blob``, ``2 blobs``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 

@@ -1,0 +1,131 @@
+"""``syncd verify``."""
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TextIO
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from syncd.cli import events, logs, running, words
+from syncd.cli.options import as_json, examples, shared
+from syncd.cli.session import Session
+from syncd.errors import IntegrityError
+from syncd.jobs.verify import Fault, Verification, VerifyProgress
+from syncd.jobs.verify import verify as verify_models
+from syncd.oci.name import ModelName
+from syncd.text import printable
+
+
+@click.command(epilog=examples("syncd verify", "syncd verify mistral:7b"))
+@click.argument("names", metavar="[NAME...]", nargs=-1)
+@as_json
+@shared
+@click.pass_context
+def verify(context: click.Context, names: tuple[str, ...], *, as_json: bool) -> None:
+    """Hash every blob of these models (of all, if none is named) and report every fault.
+
+    The exit code is 6 if there is any. 'syncd pull' mends a model: it fetches again what is damaged.
+    """
+    wanted = [ModelName.parse(name) for name in names] or None
+    session = Session.begin(context)
+    logs.configure(session.verbosity)
+    with session.open_store(writes=True) as store, _watch(as_json=as_json) as watch:
+        started = time.monotonic()
+        found = running.run(verify_models(store, wanted, on_progress=watch.show))
+        seconds = time.monotonic() - started
+    for fault in found.faults:
+        sys.stdout.write(events.line(events.fault(fault)) if as_json else fault_line(fault))
+    if as_json:
+        sys.stdout.write(events.line(events.verified(found, seconds)))
+    if found.faults:
+        raise IntegrityError(
+            f"{words.count(len(found.faults), 'fault')} in {_looked_at(found)}",
+            hint="'syncd pull NAME' fetches again what is damaged or missing",
+        )
+    if not as_json:
+        sys.stdout.write(f"{_looked_at(found)}: every byte is right, {words.took(seconds)}\n")
+
+
+def fault_line(fault: Fault) -> str:
+    """A fault, and whom it hits."""
+    return f"{printable(', '.join(fault.models))}: {fault.kind.value}: {printable(fault.detail)}\n"
+
+
+def _looked_at(found: Verification) -> str:
+    return f"{words.count(found.models, 'model')}, {words.count(found.blobs, 'blob')}, {words.size(found.size)}"
+
+
+class _Watch:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+    def show(self, progress: VerifyProgress) -> None:
+        """One moment."""
+
+
+class _Every(_Watch):
+    """Tells ``say`` of a moment every few seconds."""
+
+    def __init__(self, seconds: float, say: Callable[[VerifyProgress], None]) -> None:
+        self._seconds = seconds
+        self._say = say
+        self._next = time.monotonic() + seconds
+
+    def show(self, progress: VerifyProgress) -> None:
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + self._seconds
+            self._say(progress)
+
+
+class _Bar(_Watch):
+    """A bar on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("verifying"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[amount]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=None, amount="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, progress: VerifyProgress) -> None:
+        amount = f"{words.size(progress.done)} of {words.size(progress.total)}"
+        self._bar.update(self._task, total=progress.total, completed=progress.done, amount=amount)
+
+
+def _watch(*, as_json: bool) -> _Watch:
+    if as_json:
+        return _Every(0.5, lambda now: _write(sys.stdout, events.line(events.verifying(now))))
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return _Bar(console)
+    return _Every(5.0, lambda now: _write(sys.stderr, f"{words.size(now.done)} of {words.size(now.total)} verified\n"))
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(text)
+    stream.flush()

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import functools
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import ParamSpec, TypeVar
@@ -19,6 +20,12 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
     lost then: for what has to be closed there is ``entered``.
     """
     return await _ended(_submit(function, *args, **kwargs))
+
+
+async def in_thread_stoppable(function: Callable[[Callable[[], bool]], T]) -> T:
+    """As ``in_thread``, for work that takes long: it is handed a function that says whether it was cancelled."""
+    stop = threading.Event()
+    return await _ended(_submit(function, stop.is_set), on_cancel=stop.set)
 
 
 @asynccontextmanager
@@ -43,10 +50,12 @@ def _submit(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> a
     return asyncio.get_running_loop().run_in_executor(None, functools.partial(context.run, function, *args, **kwargs))
 
 
-async def _ended(work: asyncio.Future[T]) -> T:
+async def _ended(work: asyncio.Future[T], on_cancel: Callable[[], None] | None = None) -> T:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
+        if on_cancel is not None:
+            on_cancel()
         while not work.done():
             try:
                 await asyncio.wait((work,))

@@ -77,26 +77,28 @@ class BlobFetch:
         """
         journal = Journal(self._partial.open_journal(), self._blob)
         try:
-            held = await self._check(journal)
-            sources: frozenset[str] = frozenset()
-            found = Digest.of(b"")
-            for _ in range(2):
-                found, chunks, sources = await self._attempt(journal, held, avoid=sources)
-                if found == self._blob.digest:
-                    return chunks
-                self.counters.retries += 1
-                self.counters.trouble = (
-                    f"the bytes from {', '.join(sorted(sources)) or 'the disk'} are not {self._blob.digest}"
-                )
-                await in_thread(journal.clear)
-                held = {}
+            return await self._verified(journal)
+        except IntegrityError:
             await in_thread(self._partial.discard)
-            raise IntegrityError(
-                f"{self._blob.digest}: the registry's bytes hash to {found}",
-                hint="nothing of it was kept; the registry or a proxy on the way serves damaged or false data",
-            )
+            raise
         finally:
             journal.close()
+
+    async def _verified(self, journal: Journal) -> ChunkMap:
+        first = await self._attempt(journal, await self._check(journal), avoid=frozenset())
+        if first.digest == self._blob.digest:
+            return first.chunks
+        self.counters.retries += 1
+        self.counters.trouble = f"{self._blob.digest}: {_origins(first.sources)} gave other bytes"
+        self._found = 0
+        await in_thread(journal.clear)
+        second = await self._attempt(journal, {}, avoid=first.sources)
+        if second.digest == self._blob.digest:
+            return second.chunks
+        raise IntegrityError(
+            f"{self._blob.digest}: the bytes from {_origins(second.sources)} hash to {second.digest}",
+            hint="nothing of it was kept; the registry, or a proxy on the way, serves damaged or false data",
+        )
 
     async def _attempt(self, journal: Journal, held: dict[int, bytes], *, avoid: frozenset[str]) -> "_Attempt":
         transfer = Transfer(

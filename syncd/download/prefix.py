@@ -19,7 +19,7 @@ class Source(Protocol):
         """Read at ``offset``; how many bytes came, 0 at the end."""
 
 
-def read_through(source: Source, start: int, end: int, take: Callable[[memoryview], None]) -> None:
+def read_through(source: Source, start: int, end: int, take: Callable[[memoryview], object]) -> None:
     """Hand bytes ``start`` to ``end`` to ``take``, piece by piece. Raise ``StoreError`` if some are missing."""
     buffer = memoryview(bytearray(min(_READ, end - start)))
     while start < end:

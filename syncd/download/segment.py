@@ -52,11 +52,13 @@ class Segment:
         self._log = log
         self._hasher = chunks.resume(part.start)
 
-    def write(self, parts: Sequence[bytes | memoryview]) -> None:
-        """The next bytes, in order. What an error leaves unwritten does not count as written."""
-        self._sink.write(parts, self.position)
+    def write(self, parts: Sequence[bytes | memoryview]) -> int:
+        """The next bytes, in order; how many. What an error leaves unwritten does not count as written."""
+        start = self.position
+        self._sink.write(parts, start)
         for part in parts:
             self._hash(memoryview(part))
+        return self.position - start
 
     def close(self) -> ByteRange | None:
         """End the writing: what is left for somebody else, if anything is."""

@@ -153,7 +153,7 @@ class Transfer:
     # The connections.
 
     async def _work(self) -> None:
-        failures = _Failures(self._means, self._counters)
+        failures = _Failures(self._means, self._counters, lambda: self._written)
         while await self._may_take():
             async with self._means.budget:
                 taken = self._queue.take(before=self._window_end())
@@ -188,7 +188,7 @@ class Transfer:
             self._siblings.finished(connection, self._means.clock())
 
     async def _stream_whole(self) -> None:
-        failures = _Failures(self._means, self._counters)
+        failures = _Failures(self._means, self._counters, lambda: self._written)
         while self._queue:
             async with self._means.budget:
                 try:
@@ -208,7 +208,7 @@ class Transfer:
                 raise RegistryUnavailableError(f"{self._blob.digest}: the connection ended early")
 
     async def _receive(
-        self, start: int, end: int, connection: Connection, write: Callable[[list[bytes]], None]
+        self, start: int, end: int, connection: Connection, write: Callable[[list[bytes]], int]
     ) -> None:
         """Read bytes ``start`` to ``end`` and hand them to ``write``, in a thread. What came before a break is kept."""
         try:
@@ -223,7 +223,7 @@ class Transfer:
         except TimeoutError as error:
             raise RegistryUnavailableError(f"{self._blob.digest}: {connection.verdict}") from error
 
-    async def _copy(self, body: RangeBody, connection: Connection, write: Callable[[list[bytes]], None]) -> None:
+    async def _copy(self, body: RangeBody, connection: Connection, write: Callable[[list[bytes]], int]) -> None:
         batch: list[bytes] = []
         size = 0
         try:
@@ -236,17 +236,15 @@ class Transfer:
                 await self._means.limit.spend(len(part))
                 if size >= BATCH:
                     full, batch, size = batch, [], 0
-                    await in_thread(write, full)
-                    self._progressed(full)
+                    self._progressed(await in_thread(write, full))
                 connection.waiting_since = self._means.clock()
         finally:
             connection.waiting_since = None
             if batch:
-                await in_thread(write, batch)
-                self._progressed(batch)
+                self._progressed(await in_thread(write, batch))
 
-    def _progressed(self, batch: list[bytes]) -> None:
-        self._written += sum(map(len, batch))
+    def _progressed(self, written: int) -> None:
+        self._written += written
         self._changed.set()
 
     @contextmanager
@@ -303,32 +301,37 @@ class _Stream:
         self._segments = segments
         self._offset = 0
 
-    def write(self, parts: list[bytes]) -> None:
+    def write(self, parts: list[bytes]) -> int:
+        """The next bytes of the stream; how many of them somebody wanted."""
+        written = 0
         for part in parts:
             view = memoryview(part)
             for segment in self._segments:
                 start, end = max(self._offset, segment.position), min(self._offset + len(view), segment.end)
                 if start < end:
-                    segment.write((view[start - self._offset : end - self._offset],))
+                    written += segment.write((view[start - self._offset : end - self._offset],))
             self._offset += len(view)
+        return written
 
 
 class _Failures:
     """One connection's bad luck: how long to wait, and when to give up."""
 
-    def __init__(self, means: Means, counters: Counters) -> None:
+    def __init__(self, means: Means, counters: Counters, written: Callable[[], int]) -> None:
+        """``written``: bytes of the blob that found their place so far; any more of them is progress."""
         self._means = means
         self._counters = counters
         self._in_a_row = 0
-        self._received = counters.received
+        self._progress = written
+        self._written = written()
 
     def wait_after(self, error: SyncdError) -> float:
         """Seconds until the next try; raises ``error`` where another makes no sense."""
         if not error.transient:
             raise error
-        if self._counters.received > self._received:
+        if self._progress() > self._written:
             self._in_a_row = 0
-        self._received = self._counters.received
+        self._written = self._progress()
         self._in_a_row += 1
         self._counters.retries += 1
         self._counters.trouble = error.message

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from syncd.aio import entered, in_thread, only_error
+from syncd.aio import entered, in_thread, in_thread_stoppable, only_error
 from syncd.download.fetch import BlobFetch, Fetcher, Step
 from syncd.download.journal import claimed_bytes
 from syncd.errors import BusyError, CancelledByRemovalError, InvalidNameError, NoSpaceError, StoreError, SyncdError
@@ -180,7 +180,7 @@ class _Pull:
     async def _once(self) -> PullOutcome:
         self._enter(Phase.RESOLVING)
         await in_thread(self._refuse_case_conflicts)
-        seen = await in_thread(self._store.models.digest, self._name)
+        seen = await in_thread(self._store.models.tag_digest, self._name)
         found = await self._means.registry.manifest(self._reference)
         self._expect(found.manifest)
         if seen == found.manifest.digest and not await self._incomplete(found.manifest.blobs):
@@ -194,10 +194,10 @@ class _Pull:
     async def _under(self, lease: Lease, found: FetchedManifest, seen: Digest | None) -> None:
         try:
             await self._bring_and_publish(found, seen)
-        except BaseException as error:
+        except SyncdError as error:
             # What may go on next time keeps its lease, and with it the blobs that are in already.
-            if not isinstance(error, SyncdError) or error.transient:
-                lease.abandon()
+            if not error.transient:
+                await in_thread(lease.release)
             raise
         await in_thread(self._store.leases.drop_dead, self._name)
 
@@ -315,7 +315,9 @@ class _Pull:
         def advance(count: int) -> None:
             track.done += count
 
-        whole = await self._store.blobs.verify_sliced(track.blob, advance)
+        whole = await in_thread_stoppable(
+            lambda cancelled: self._store.blobs.verify(track.blob, on_bytes=advance, cancelled=cancelled)
+        )
         self._log.info("blob.verified" if whole else "blob.refused", digest=str(track.blob.digest))
         return whole
 

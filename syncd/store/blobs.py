@@ -125,6 +125,7 @@ class BlobStore:
                 self._keep.fsync()
         finally:
             os.close(fd)
+        self._unstage(blob.digest)
 
     def refresh_freed(self, blobs: Iterable[Descriptor]) -> None:
         """Start the hour of grace of blobs that are about to lose a reference, as far as that is possible."""
@@ -272,9 +273,13 @@ class BlobStore:
             return False
         self._records.put(Record(check.blob.digest, check.before, check.chunks()))
         # A partial of it, which a killed commit left, may be this very file: nobody may write into it again.
-        self._staging.unlink(layout.journal_file(check.blob.digest), missing_ok=True)
-        self._staging.unlink(layout.partial_file(check.blob.digest), missing_ok=True)
+        self._unstage(check.blob.digest)
         return True
+
+    def _unstage(self, digest: Digest) -> None:
+        """Remove what the fetch of a blob that is stored left, where a crash came before its last step."""
+        self._staging.unlink(layout.journal_file(digest), missing_ok=True)
+        self._staging.unlink(layout.partial_file(digest), missing_ok=True)
 
     def _forget(self, check: BlobCheck) -> None:
         file = layout.blob_file(check.blob.digest)

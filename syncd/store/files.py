@@ -118,7 +118,7 @@ class Folder:
     def make_sub(self, name: str, mode: int) -> "Folder":
         """The folder ``name`` in here, made with exactly ``mode`` if there is none."""
         try:
-            os.mkdir(name, 0o700, dir_fd=self.fd)
+            os.mkdir(name, mode, dir_fd=self.fd)
         except FileExistsError:
             made = False
         except OSError as error:
@@ -190,7 +190,7 @@ class Folder:
             found = os.fstat(fd)
             # One read is all it takes, unless the file grows meanwhile: a list of 10,000 models counts each call.
             content = os.pread(fd, min(found.st_size, limit) + 1, 0)
-            if len(content) != found.st_size:
+            if len(content) != found.st_size or len(content) > limit:
                 content = read_all(fd, limit, self.path / name)
         except OSError as error:
             raise error_of(error, self.path / name) from error

@@ -134,11 +134,19 @@ class Leases:
         ]
         return min(mine, key=lambda state: state.age, default=None)
 
+    def has_dead(self, name: ModelName) -> bool:
+        """Whether a pull of this name ended, by a crash or otherwise, before it was through with all its steps."""
+        return next(self._dead(name), None) is not None
+
     def drop_dead(self, name: ModelName) -> None:
         """Remove what crashed pulls of this name left: it has been published, or removed."""
+        for id_ in self._dead(name):
+            self._folder.unlink(id_, missing_ok=True)
+
+    def _dead(self, name: ModelName) -> Iterator[str]:
         for id_, state in self._scan(self._clock()):
             if state is not None and not state.live and state.name.folded == name.folded:
-                self._folder.unlink(id_, missing_ok=True)
+                yield id_
 
     def drop_expired(self, now: float) -> int:
         """Remove the leases that keep nothing any more, and the ones nobody can read; how many that were."""

@@ -1,0 +1,1 @@
+"""How fast syncd is, measured beside others in one run: ``make bench``."""

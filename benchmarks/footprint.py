@@ -122,8 +122,8 @@ def _publishing(found: list[_Found]) -> Section:
             (
                 "From the moment when the last byte of any blob was handed over by the HTTP client to the moment when"
                 " the pull returned: the rest of the hash, the commit, the manifest and the history, minus the time in"
-                " which an fsync or fdatasync ran. On RAM these cost next to nothing; on a disk they are what is left to"
-                " write."
+                " which an fsync or fdatasync ran. On RAM these cost next to nothing; on a disk they are what is left"
+                " to write."
             ),
         ),
     )

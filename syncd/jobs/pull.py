@@ -93,7 +93,7 @@ class _Pull:
             async with asyncio.TaskGroup() as group:
                 ticker = group.create_task(self._tick(), name=f"report {self._name}")
                 watch = group.create_task(self._watch_for_removal(mark), name=f"watch {self._name}")
-                work = group.create_task(self._single_flight(), name=f"pull {self._name}")
+                work = group.create_task(self._single_flight(mark), name=f"pull {self._name}")
                 outcome = await work
                 ticker.cancel()
                 watch.cancel()
@@ -130,13 +130,17 @@ class _Pull:
             last = now
 
     async def _watch_for_removal(self, mark: int) -> None:
-        while await in_thread(self._store.locks.removal_mark, self._name) == mark:  # noqa: ASYNC110 - another process
+        while True:
+            await self._stop_if_removed(mark)
             await asyncio.sleep(5 * _POLL)
-        raise CancelledByRemovalError(f"{self._name} was removed while it was being pulled")
+
+    async def _stop_if_removed(self, mark: int) -> None:
+        if await in_thread(self._store.locks.removal_mark, self._name) != mark:
+            raise CancelledByRemovalError(f"{self._name} was removed while it was being pulled")
 
     # One process at a time pulls a name.
 
-    async def _single_flight(self) -> PullOutcome:
+    async def _single_flight(self, mark: int) -> PullOutcome:
         # Locks are tried on the loop: a few microseconds, and no cancellation can come between getting and releasing.
         if (lock := self._store.locks.try_name(self._name)) is None:
             self._enter(Phase.WAITING)
@@ -145,6 +149,7 @@ class _Pull:
             await asyncio.sleep(_POLL)
             lock = self._store.locks.try_name(self._name)
         with lock:
+            await self._stop_if_removed(mark)  # the lock may have come sooner than the watch looked again
             for _ in range(_TRIES):
                 try:
                     return await self._once()
@@ -183,7 +188,9 @@ class _Pull:
         seen = await in_thread(self._store.models.tag_digest, self._name)
         found = await self._means.registry.manifest(self._reference)
         self._expect(found.manifest)
-        if seen == found.manifest.digest and not await self._incomplete(found.manifest.blobs):
+        # One that was cut off after its rename has not made it durable, nor noted it: go through all of it again.
+        through = seen == found.manifest.digest and not await in_thread(self._store.leases.has_dead, self._name)
+        if through and not await self._incomplete(found.manifest.blobs):
             return self._outcome(found.manifest, current=True)
         with await self._store.locks.references(shared=True) as held:
             async with entered(self._store.leases.take, self._name, found.manifest, held) as lease:

@@ -1,0 +1,241 @@
+"""A store with a past, a registry with a new version, and pulls that faults hit."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from blake3 import blake3
+
+from syncd.download import journal
+from syncd.oci.chunks import chunk_bounds
+from syncd.oci.digest import Digest
+from syncd.oci.manifest import Descriptor
+from tests.crash import strace
+from tests.support.content import Content, digest_of
+from tests.support.gguf_files import Shape, language_model
+from tests.support.models import Model, model_from
+from tests.support.oracle import assert_store_whole
+from tests.support.registry import ScriptedRegistry
+
+_MESSAGE = 1 << 16
+_PATIENCE = 60.0  # seconds for one pull
+_TEMPLATE = b"[INST] {{ .Prompt }} [/INST] {{ .Response }}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a pull in a process of its own ended. ``calls``: the trace, if there was one."""
+
+    killed: bool
+    code: int | None
+    result: Mapping[str, Any]
+    calls: tuple[strace.Call, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        return self.code == 0
+
+    @property
+    def hit(self) -> bool:
+        """Whether the fault that was to be injected was."""
+        return self.killed or any(call.injected for call in self.calls)
+
+
+@dataclass(slots=True)
+class Run:
+    """A pull that is under way."""
+
+    pid: int
+    _channel: socket.socket
+    _result: dict[str, Any] = field(default_factory=dict)
+
+    def wait(self) -> Ending:
+        """Until it ends."""
+        while "status" not in self._result:
+            self._result |= json.loads(self._channel.recv(_MESSAGE))
+        status = self._result.pop("status")
+        killed = os.WIFSIGNALED(status)
+        assert not killed or os.WTERMSIG(status) == signal.SIGKILL, f"died of signal {os.WTERMSIG(status)}"
+        return Ending(killed, None if killed else os.waitstatus_to_exitcode(status), self._result)
+
+    def kill(self) -> Ending:
+        """SIGKILL, now, unless it has ended by itself."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        return self.wait()
+
+
+class Puller:
+    """Pulls in processes of their own (see ``puller``)."""
+
+    def __enter__(self) -> Self:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.settimeout(_PATIENCE)
+        with theirs:
+            self._process = subprocess.Popen(
+                (sys.executable, "-m", "tests.crash.puller", str(theirs.fileno())),
+                pass_fds=(theirs.fileno(),),
+                cwd=Path(__file__).parents[2],
+                stdin=subprocess.DEVNULL,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+        try:
+            self._process.wait(timeout=_PATIENCE)
+        finally:
+            self._process.kill()
+            self._process.wait()
+
+    def start(self, store: Path, name: str, *, connections: int = 1) -> Run:
+        """Begin a pull, in as many threads as it likes."""
+        run = self._forked({"store": str(store), "name": name, "one_thread": False, "connections": connections})
+        self._channel.send(b"go")
+        return run
+
+    def pull(self, store: Path, name: str, *, connections: int = 1) -> Ending:
+        """One whole pull that nothing disturbs."""
+        return self.start(store, name, connections=connections).wait()
+
+    def traced(self, store: Path, name: str, trace: Path, *options: str) -> Ending:
+        """One whole pull in one thread, under strace from its first call on; ``trace``: the file to trace into."""
+        run = self._forked({"store": str(store), "name": name, "one_thread": True, "connections": 1})
+        with strace.attached(run.pid, trace, *options):
+            self._channel.send(b"go")
+            ending = run.wait()
+        return replace(ending, calls=tuple(strace.read(trace)))
+
+    def _forked(self, order: dict[str, Any]) -> Run:
+        self._channel.send(json.dumps(order).encode())
+        return Run(json.loads(self._channel.recv(_MESSAGE))["pid"], self._channel)
+
+
+class Scene:
+    """A registry, and a store that holds one model in its old version and another that shares a blob with it.
+
+    What is pulled is the new version: two new blobs, and one that is there. Stores are copied from one template by hard
+    links, since syncd knows a blob again by its inode.
+    """
+
+    def __init__(self, registry: ScriptedRegistry, puller: Puller, folder: Path) -> None:
+        self.registry = registry
+        self.puller = puller
+        self._folder = folder
+        self._count = 0
+        self.old = registry.add(model("mistral:7b", seed=1))
+        self.other = registry.add(model("codellama:7b", seed=2))
+        self._template = folder / "template"
+        for handle in (self.old, self.other):
+            ending = puller.pull(self._template, handle.name)
+            assert ending.done, ending.result
+        self._times = {path: path.stat().st_mtime_ns for path in _files(self._template)}
+        self.new = registry.add(model("mistral:7b", seed=3))
+
+    @property
+    def template(self) -> Path:
+        return self._template
+
+    def path(self, name: str = "store") -> Path:
+        """A path that nothing lies at."""
+        self._count += 1
+        return self._folder / f"{name}-{self._count}"
+
+    def store(self) -> Path:
+        """A fresh copy of the template."""
+        copy = self.path()
+        for path, mtime in self._times.items():
+            os.utime(path, ns=(mtime, mtime))  # an earlier pull has refreshed the blob that all copies share
+        shutil.copytree(self._template, copy, copy_function=_link_or_copy)
+        return copy
+
+    def assert_nothing_lost(self, store: Path, *, past: bool = True) -> None:
+        """What is visible is whole; ``past``: and both models are, one in its old version or its new one."""
+        visible = assert_store_whole(store)
+        expected = {self.other.name: {self.other.digest}, self.new.name: {self.old.digest, self.new.digest}}
+        if past:
+            assert visible.keys() == expected.keys()
+        for name, digest in visible.items():
+            assert digest in expected[name], f"{name} is {digest}"
+
+    def assert_converges(self, store: Path, *, past: bool = True, leftovers: int = 0) -> None:
+        """One more run makes it whole and current, fetches only what was not there, and leaves nothing behind.
+
+        ``leftovers``: so many temporary files at most, of a process that was killed while it wrote one.
+        """
+        held = {digest: bytes_held(store, digest, blob) for digest, blob in self.new.blobs.items()}
+        self.registry.forget_requests()
+        ending = self.puller.pull(store, self.new.name)
+        assert ending.done, ending.result
+        for digest, blob in self.new.blobs.items():
+            served = self.registry.bytes_served(digest)
+            assert served <= blob.size - held[digest], f"{digest}: {held[digest]} bytes held, {served} fetched again"
+        self.assert_current(store, past=past, leftovers=leftovers)
+
+    def assert_current(self, store: Path, *, past: bool = True, leftovers: int = 0) -> None:
+        """The new version is published, all is whole, kept and recorded, and nothing else lies about."""
+        models = (self.old, self.new, self.other) if past else (self.new,)
+        visible = assert_store_whole(store)
+        assert visible == {one.name: one.digest for one in models if one is not self.old}
+        names = {digest.replace(":", "-") for one in models for digest in one.blobs}
+        assert {path.name for path in (store / "blobs").iterdir()} == names
+        assert stat.S_IMODE(store.stat().st_mode) == 0o755, "other users' containers cannot enter"
+        own = store / ".syncd"
+        for name in names:
+            assert (own / "keep" / name).samefile(store / "blobs" / name), f"{name} is not kept"
+            assert (own / "records" / name).is_file(), f"{name} has no record"
+        staged = [path.name for path in (own / "staging").iterdir()]
+        assert all(name.startswith("tmp-") for name in staged), staged
+        assert len(staged) <= leftovers, staged
+        assert not list((own / "leases").iterdir()), "orphan leases"
+
+
+def model(name: str, *, seed: int) -> Model:
+    """A small model with real GGUF weights; all of them share a template."""
+    weights = language_model(Shape("llama", name, 4096, 4096, seed))
+    return model_from(name, [("model", weights), ("template", _TEMPLATE)])
+
+
+def bytes_held(store: Path, digest: str, blob: Content) -> int:
+    """How much of a blob the store verifiably holds: committed, or in a partial as its journal says."""
+    file = digest.replace(":", "-")
+    own = store / ".syncd"
+    for folder in (store / "blobs", own / "keep"):
+        if (folder / file).is_file() and digest_of((folder / file).read_bytes()) == digest:
+            return blob.size
+    partial, log = own / "staging" / f"{file}.partial", own / "staging" / f"{file}.journal"
+    if not (partial.is_file() and log.is_file() and partial.stat().st_size == blob.size):
+        return 0
+    descriptor = Descriptor("application/octet-stream", Digest.parse(digest), blob.size)
+    held = 0
+    with partial.open("rb") as content:
+        for index, claimed in journal.parse(log.read_bytes(), descriptor).chunks.items():
+            start, end = chunk_bounds(index, blob.size)
+            content.seek(start)
+            if blake3(content.read(end - start)).digest() == claimed:
+                held += end - start
+    return held
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    if Path(source).parent.name in {"blobs", "keep"}:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)

@@ -42,6 +42,8 @@ def error_of(error: OSError, path: Path) -> SyncdError:
             )
         case errno.ELOOP:
             return NotAFileError(f"{path}: a symbolic link where a file or folder should be", hint="remove the link")
+        case errno.EISDIR:
+            return NotAFileError(f"{path}: a folder where a file should be", hint="remove the folder")
         case errno.EXDEV:
             return StoreError(
                 f"{path} lies on another mount than the rest of the store",

@@ -126,19 +126,21 @@ def make_folders(path: Path) -> None:
 
 
 def _open_own(root: Folder, *, create: bool) -> Folder:
+    found = root.stat(layout.OWN)
+    if found is not None:
+        _require_mine(found.st_uid, root.path / layout.OWN)  # before it is opened, which another user may not even do
     own = root.sub(layout.OWN)
     if own is None:
         if not create:
             raise _no_store(root.path)
         for folder in (root, root.sub(layout.MANIFESTS), root.sub(layout.BLOBS)):
             if folder is not None:
-                _require_mine(folder)
+                _require_mine(os.fstat(folder.fd).st_uid, folder.path)
                 if folder is not root:
                     folder.close()
         own = root.make_sub(layout.OWN, layout.OWN_FOLDER_MODE)
         root.fsync()
     try:
-        _require_mine(own)
         check_version(own, root.path, create=create)
     except BaseException:
         own.close()
@@ -146,12 +148,10 @@ def _open_own(root: Folder, *, create: bool) -> Folder:
     return own
 
 
-def _require_mine(folder: Folder) -> None:
-    with translated(folder.path):
-        owner = os.fstat(folder.fd).st_uid
+def _require_mine(owner: int, path: Path) -> None:
     if owner != os.geteuid():
         raise NotAuthorisedError(
-            f"{folder.path} belongs to {name_of(owner)}, and this is {name_of(os.geteuid())}",
+            f"{path} belongs to {name_of(owner)}, and this is {name_of(os.geteuid())}",
             hint=f"run it as {name_of(owner)} or with sudo; 'sudo syncd init --owner USER' takes a store over",
         )
 

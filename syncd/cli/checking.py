@@ -93,9 +93,9 @@ class _Bar(_Watch):
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
-            TextColumn("verifying"),
+            TextColumn("verifying", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[amount]}"),
+            TextColumn("{task.fields[amount]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             transient=True,

@@ -1,5 +1,7 @@
 """What every command begins with: the settings, the store that is meant, and the user who may write to it."""
 
+import concurrent.futures.thread  # noqa: F401 - see below
+import encodings.idna  # noqa: F401 - see below
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,9 @@ from syncd.daemon.settings import Loaded, StoreChoice, choose_store, load
 from syncd.store.owner import become, decide, owner_of_store
 from syncd.store.root import Store
 from syncd.text import printable
+
+# Python imports these two when it first needs them. By then root may have become the store's owner, who may not be able
+# to read a Python that lies in root's home.
 
 
 @dataclass(frozen=True, slots=True)

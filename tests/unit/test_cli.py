@@ -1,0 +1,479 @@
+"""The command as a process of its own: exit codes, what goes to which stream, signals."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd import __version__
+from syncd.cli.failure import expected
+from syncd.errors import NotFoundError
+from tests.support.models import MIB, build_model, model_from, synthetic_model
+from tests.support.oracle import assert_store_whole
+from tests.support.registry import ScriptedRegistry
+
+ROOT = Path(__file__).parents[2]
+SYNCD = (sys.executable, "-m", "syncd.cli.main")
+COMMANDS = ("init", "pull", "list", "show", "rm", "verify", "gc")
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
+    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), "SYNCD_STORE": str(home / "models"), **more}
+
+
+class Cli:
+    """Runs syncd in a home folder of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.store = home / "models"
+
+    def __call__(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*SYNCD, *arguments],
+            env=environment(self.home, **environ),
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*SYNCD, *arguments],
+            env=environment(self.home),
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **more,
+        )
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path)
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# Its face.
+
+
+def processor_seconds() -> float:
+    """What the processes that this one has waited for have used: unlike the clock, it does not see other load."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_the_version_is_there_at_once(cli: Cli) -> None:
+    before = processor_seconds()
+    done = cli("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"syncd {__version__}\n", "")
+    assert processor_seconds() - before < 0.4
+
+
+def test_the_version_costs_none_of_the_large_imports(cli: Cli) -> None:
+    code = "import sys, syncd.cli.main as main; main.run(['--version']); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(cli.home), capture_output=True, text=True, check=True
+    )
+    assert not {"aiohttp", "asyncio", "cryptography", "msgspec", "rich", "structlog"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(cli: Cli, command: str) -> None:
+    done = cli(command, "--help")
+    assert done.returncode == 0
+    assert f"  syncd {command}" in done.stdout.partition("Example")[2].replace("sudo ", "")
+    assert "--json" in done.stdout
+
+
+def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
+    shown = cli("--help").stdout
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+    assert "8 busy" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nosuch"],
+        ["pull"],
+        ["rm"],
+        ["show"],
+        ["list", "--nosuch"],
+        ["pull", "x", "--connections", "65"],
+        ["pull", "x", "--max-rate", "5 Mb/s"],
+        ["pull", "bad name"],
+        ["pull", "x@sha256:../../etc"],
+        ["show", "../x"],
+        ["rm", "a:b:c:d/\n"],
+        ["verify", "-x"],
+    ],
+)
+def test_what_cannot_be_meant_is_exit_code_2_and_touches_nothing(cli: Cli, arguments: list[str]) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "\nhint: " in done.stderr
+    assert not cli.store.exists()
+
+
+def test_what_the_user_typed_is_escaped(cli: Cli) -> None:
+    for arguments in (
+        ["\x1b[31m"],
+        ["pull", "a\x1b]0;x\x07b"],
+        ["list", "--\x1b[2J"],
+        ["--store", "/no\x1b[2J", "list"],
+    ):
+        done = cli(*arguments)
+        assert done.returncode != 0
+        assert "\x1b" not in done.stderr + done.stdout
+        assert "\\x1b" in done.stderr
+
+
+def test_an_error_with_json_is_an_event_too(cli: Cli) -> None:
+    done = cli("show", "mistral:7b", "--json")
+    (event,) = objects(done.stdout)
+    assert done.returncode == 3
+    assert event["event"] == "error"
+    assert event["exit_code"] == 3
+    assert done.stderr == f"error: {event['message']}\nhint: {event['hint']}\n"
+
+
+def test_an_unexpected_error_is_one_line_and_a_way_to_more(capsys: pytest.CaptureFixture[str]) -> None:
+    brief = expected(ZeroDivisionError("division by zero"), verbose=False)
+    full = expected(ZeroDivisionError("division by zero"), verbose=True)
+
+    assert brief.message == "unexpected ZeroDivisionError: division by zero"
+    assert "-v" in str(brief.hint)
+    assert full.hint is None
+    assert "ZeroDivisionError: division by zero" in capsys.readouterr().err
+    assert expected(NotFoundError("x"), verbose=False).exit_code == 3
+
+
+def test_settings_that_cannot_be_used_are_exit_code_10_with_their_line(cli: Cli) -> None:
+    settings = cli.home / "mine.toml"
+    settings.write_text("\n[download]\nconections = 4\n")
+
+    for done in (
+        cli("--config", str(settings), "list"),
+        cli("list", "--config", str(settings)),
+        cli("list", SYNCD_CONFIG=str(settings)),
+    ):
+        assert done.returncode == 10
+        assert f"error: {settings}:3: unknown key 'conections' in [download]\n" in done.stderr
+        assert "hint: did you mean 'connections'?\n" in done.stderr
+
+
+def test_a_settings_file_that_is_missing_is_exit_code_10(cli: Cli) -> None:
+    assert cli("list", "--config", "/no/such.toml").returncode == 10
+
+
+def test_a_store_option_counts_before_and_after_the_command(cli: Cli) -> None:
+    one, other = cli.home / "one", cli.home / "other"
+    assert cli("--store", str(one), "init").stderr == f"store: {one} (--store)\n"
+    assert cli("init", "--store", str(other)).stderr == f"store: {other} (--store)\n"
+    assert cli("--store", str(one), "init", "--store", str(other)).stderr == f"store: {other} (--store)\n"
+    assert (one / ".syncd").is_dir()
+
+
+def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:
+    cli("init")
+    process = cli.start("list")
+    assert process.stdout
+    process.stdout.close()
+    assert process.stderr
+    with process.stderr as errors:
+        assert errors.read() == ""
+    assert process.wait(30) == 128 + signal.SIGPIPE
+
+
+# What it does.
+
+
+def test_a_store_is_made_listed_and_empty(cli: Cli) -> None:
+    assert cli("list").returncode == 3
+    assert objects(cli("init", "--json").stdout) == [{"event": "initialised", "store": str(cli.store)}]
+    assert cli("list").stdout == "NAME    DIGEST    SIZE    MODIFIED\n"
+    assert objects(cli("list", "--json").stdout) == [{"store": str(cli.store), "models": [], "broken": []}]
+
+
+def test_a_pull_says_what_it_did_and_the_next_one_that_it_is_current(cli: Cli, registry: ScriptedRegistry) -> None:
+    handle = registry.add(build_model("mistral:7b"))
+    name = f"{registry.host}/library/mistral:7b"
+
+    first, second = cli("pull", name), cli("pull", name)
+
+    assert first.returncode == second.returncode == 0
+    assert first.stdout.startswith(f"{name}: fetched 1.1 MB for 5 of 5 blobs, ")
+    assert first.stdout.endswith(f", published {handle.digest}\n")
+    assert first.stderr.splitlines() == [
+        f"store: {cli.store} (SYNCD_STORE)",
+        f"{name}: asking for the manifest",
+        f"{name}: fetching 1.1 MB",
+        f"{name}: publishing",
+    ]
+    assert second.stdout.startswith(f"{name} is current ({handle.digest}), checked in ")
+    assert assert_store_whole(cli.store) == {name: str(handle.digest)}
+
+
+def test_a_pull_without_settings_home_or_terminal_tells_programs_all(cli: Cli, registry: ScriptedRegistry) -> None:
+    handle = registry.add(build_model("mistral:7b"))
+    name = f"{registry.host}/library/mistral:7b"
+
+    done = cli("pull", "--json", name)
+
+    events = objects(done.stdout)
+    assert [event["event"] for event in events if event["event"] != "progress"] == [
+        "resolving",
+        "publishing",
+        "published",
+    ]
+    assert events[-1]["digest"] == str(handle.digest)
+    assert events[-1]["fetched_bytes"] == handle.size
+    assert done.stderr == f"store: {cli.store} (SYNCD_STORE)\n"
+
+
+def test_quiet_is_quiet(cli: Cli, registry: ScriptedRegistry) -> None:
+    registry.add(build_model("mistral:7b"))
+    done = cli("pull", "-q", f"{registry.host}/library/mistral:7b")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_one_name_that_fails_does_not_stop_the_others(cli: Cli, registry: ScriptedRegistry) -> None:
+    registry.add(build_model("mistral:7b"))
+    good, bad = f"{registry.host}/library/mistral:7b", f"{registry.host}/library/nosuch:1b"
+
+    done = cli("pull", "--json", bad, good)
+
+    ends = [event for event in objects(done.stdout) if event["event"] in {"error", "published"}]
+    assert done.returncode == 3
+    assert [(event["event"], event["name"]) for event in ends] == [("error", bad), ("published", good)]
+    assert done.stderr.count("error: ") == 1
+
+
+def test_what_was_pulled_is_listed_shown_verified_and_removed(cli: Cli, registry: ScriptedRegistry) -> None:
+    model = build_model("mistral:7b")
+    handle = registry.add(model)
+    name = f"{registry.host}/library/mistral:7b"
+    cli("pull", name)
+
+    (listed,) = objects(cli("list", "--json").stdout)[0]["models"]
+    assert (listed["name"], listed["digest"], listed["size"]) == (name, str(handle.digest), handle.size)
+    assert cli("list").stdout.splitlines()[1].split()[:4] == [name, str(handle.digest)[7:19], "1.1", "MB"]
+
+    (shown,) = objects(cli("show", name.replace("mistral", "Mistral"), "--json").stdout)
+    assert shown["name"] == name
+    assert {layer["status"] for layer in (*shown["layers"], shown["config"])} == {"stored"}
+    assert shown["texts"]["license"].startswith("Apache License")
+    assert "weights" in cli("show", name).stdout
+
+    (verified,) = objects(cli("verify", "--json").stdout)
+    assert (verified["event"], verified["models"], verified["blobs"], verified["faults"]) == ("verified", 1, 5, 0)
+
+    (planned,) = objects(cli("rm", "--dry-run", "--json", name).stdout)
+    assert assert_store_whole(cli.store)
+    (removed,) = objects(cli("rm", "--json", name).stdout)
+    assert {**planned, "dry_run": False} == removed
+    assert removed["freed_bytes"] == handle.size
+    assert assert_store_whole(cli.store) == {}
+    assert cli("rm", name).returncode == 3
+
+
+def test_every_fault_is_reported_with_exit_code_6(cli: Cli, registry: ScriptedRegistry) -> None:
+    model = build_model("mistral:7b")
+    registry.add(model)
+    name = f"{registry.host}/library/mistral:7b"
+    cli("pull", name)
+    weights = cli.store / "blobs" / model.weights.replace(":", "-")
+    license_ = cli.store / "blobs" / model.layers("license")[0].replace(":", "-")
+    weights.chmod(0o644)
+    with weights.open("r+b") as file:
+        file.write(b"x")
+    license_.unlink()
+
+    done, told = cli("verify"), cli("verify", name, "--json")
+
+    assert done.returncode == told.returncode == 6
+    assert f"{name}: wrong bytes: " in done.stdout
+    assert f"{name}: missing: " in done.stdout
+    assert "error: 2 faults in 1 model" in done.stderr
+    assert [event["event"] for event in objects(told.stdout)] == ["fault", "fault", "verified", "error"]
+    assert cli("pull", name).returncode == 0
+    assert cli("verify").returncode == 0
+
+
+def test_a_collection_takes_nothing_that_is_young(cli: Cli, registry: ScriptedRegistry) -> None:
+    registry.add(build_model("mistral:7b"))
+    name = f"{registry.host}/library/mistral:7b"
+    cli("pull", name)
+    cli("rm", name)
+
+    assert cli("gc", "--dry-run").stdout == "0 B would be given back\n"
+    assert objects(cli("gc", "--json").stdout)[0]["blobs"] == []
+
+
+def test_a_license_cannot_paint_the_terminal(cli: Cli, registry: ScriptedRegistry) -> None:
+    registry.add(model_from("evil:1b", [("model", b"weights"), ("license", b"\x1b[2J\x1b]0;owned\x07\nfree")]))
+    name = f"{registry.host}/library/evil:1b"
+    cli("pull", name)
+
+    shown = cli("show", name).stdout
+
+    assert "\x1b" not in shown
+    assert "\\x1b[2J" in shown
+
+
+def test_a_list_of_thousands_takes_no_time(cli: Cli, registry: ScriptedRegistry) -> None:
+    registry.add(build_model("mistral:7b"))
+    cli("pull", f"{registry.host}/library/mistral:7b")
+    (manifest,) = [path for path in (cli.store / "manifests").rglob("*") if path.is_file()]
+    for number in range(2000):
+        (manifest.parent / f"tag{number}").write_bytes(manifest.read_bytes())
+
+    before = processor_seconds()
+    done = cli("list")
+
+    assert len(done.stdout.splitlines()) == 2002
+    assert processor_seconds() - before < 1.5
+
+
+# Signals.
+
+
+@pytest.fixture
+def slow(registry: ScriptedRegistry) -> str:
+    """The name of a model that takes five seconds through one connection."""
+    registry.add(synthetic_model("slow:1b", 128 * MIB))
+    registry.throttle(24 * MIB)
+    return f"{registry.host}/library/slow:1b"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_a_pull_that_the_next_one_resumes(
+    cli: Cli, registry: ScriptedRegistry, slow: str, number: signal.Signals
+) -> None:
+    process = cli.start("pull", "--connections", "1", slow)
+    registry.wait_until(lambda it: it.bytes_served() >= 40 * MIB)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=15)
+
+    assert process.returncode == 128 + number
+    assert output == ""
+    assert errors.endswith("\ninterrupted; run the same command to resume\n")
+    assert assert_store_whole(cli.store) == {}
+    registry.heal()
+    assert cli("pull", slow).returncode == 0
+    assert len(assert_store_whole(cli.store)) == 1
+    assert registry.bytes_served() < 2 * 128 * MIB - 16 * MIB
+
+
+def test_a_removal_cancels_the_pull_of_that_name(cli: Cli, registry: ScriptedRegistry, slow: str) -> None:
+    process = cli.start("pull", slow)
+    registry.wait_until(lambda it: it.bytes_served() >= MIB)
+
+    removed = cli("rm", slow)
+    _, errors = process.communicate(timeout=15)
+
+    assert removed.stdout == f"{slow}: its pull was cancelled; no such model was visible\n"
+    assert process.returncode == 1
+    assert f"error: {slow} was removed while it was being pulled\n" in errors
+    assert assert_store_whole(cli.store) == {}
+
+
+def test_a_second_signal_ends_work_that_does_not_end(cli: Cli) -> None:
+    code = """
+import asyncio
+from syncd.cli import running
+
+async def stubborn():
+    print("ready", flush=True)
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            print("asked", flush=True)
+
+running.run(stubborn())
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(cli.home), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    with process.stdout as output:
+        assert output.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert output.readline() == "asked\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+
+
+# Users.
+
+
+@pytest.fixture
+def open_home() -> Iterator[Path]:
+    """A folder that every user can reach."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_pulls_as_the_owner_with_secrets_that_only_root_can_read(
+    open_home: Path, registry: ScriptedRegistry
+) -> None:
+    cli = Cli(open_home)
+    registry.add(build_model("mistral:7b"))
+    registry.require_basic("reader", "s3cret")
+    secret = open_home / "secret"
+    secret.write_text("s3cret\n")
+    secret.chmod(0o600)
+    settings = open_home / "syncd.toml"
+    settings.write_text(f"[registries.'{registry.host}']\nusername = 'reader'\npassword_file = '{secret}'\n")
+
+    made = cli("init", "--owner", "nobody")
+    done = cli("pull", "--config", str(settings), f"{registry.host}/library/mistral:7b")
+
+    assert made.stderr == f"store: {cli.store} (SYNCD_STORE), as nobody\n"
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"store: {cli.store} (SYNCD_STORE), as nobody\n")
+    nobody = cli.store.stat().st_uid
+    assert nobody != 0
+    assert {path.lstat().st_uid for path in cli.store.rglob("*")} == {nobody}
+    assert assert_store_whole(cli.store)
+
+
+def others_can_run(program: str) -> bool:
+    """Whether every folder on the way to it, and it, is open to all."""
+    path = Path(program).resolve()
+    return all(one.stat().st_mode & 0o001 for one in (path, *path.parents))
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not others_can_run(sys.executable),
+    reason="only root can start a process of another user, who must be able to read this Python",
+)
+def test_another_user_is_told_whose_the_store_is(open_home: Path) -> None:
+    cli = Cli(open_home)
+    cli("init")
+    done = cli.start("list", user="nobody", group="nogroup", extra_groups=[])
+    _, errors = done.communicate(timeout=30)
+
+    assert done.returncode == 4
+    assert "belongs to root" in errors

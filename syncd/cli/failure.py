@@ -6,6 +6,7 @@ import traceback
 import click
 
 from syncd.cli import events
+from syncd.cli.interrupt import InterruptedBySignalError
 from syncd.errors import SyncdError, UsageError
 from syncd.text import printable
 
@@ -38,3 +39,15 @@ def report(error: SyncdError, *, as_json: bool, name: str | None = None) -> None
     if as_json:
         sys.stdout.write(events.line(events.failed(error, name)))
         sys.stdout.flush()
+
+
+def report_interruption(error: InterruptedBySignalError, *, as_json: bool) -> int:
+    """That a signal ended the command, and the next step; the exit code."""
+    code = 128 + error.number
+    sys.stderr.write(f"interrupted{f'; {error.hint}' if error.hint else ''}\n")
+    sys.stderr.flush()
+    if as_json:
+        event = events.Failed(event="error", name=None, message="interrupted", hint=error.hint, exit_code=code)
+        sys.stdout.write(events.line(event))
+        sys.stdout.flush()
+    return code

@@ -58,6 +58,7 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
+    no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples("syncd pull mistral:7b", "syncd list") + _EXIT_CODES,
 )
@@ -72,7 +73,16 @@ def syncd() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Do what ``arguments`` (without the program's name) say; report what fails; return the exit code."""
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        _close_stdout()
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: Sequence[str]) -> int:
     context: click.Context | None = None
+    as_json = "--json" in arguments
     try:
         context = syncd.make_context("syncd", list(arguments))
         with context:
@@ -81,30 +91,22 @@ def run(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except BrokenPipeError:
-        _close_stdout()
-        return 128 + signal.SIGPIPE
+        raise
+    except (KeyboardInterrupt, click.Abort):
+        return _report(InterruptedBySignalError(signal.SIGINT), as_json=as_json, verbose=False)
     except Exception as error:  # noqa: BLE001 - the one place where every error ends
-        return _report(error, as_json="--json" in arguments, verbose=bool(context and context.meta.get(VERBOSE)))
-    except KeyboardInterrupt:
-        return _interrupted(signal.SIGINT, None)
+        return _report(error, as_json=as_json, verbose=bool(context and context.meta.get(VERBOSE)))
     return code if isinstance(code, int) else ExitCode.DONE
 
 
 def _report(error: Exception, *, as_json: bool, verbose: bool) -> int:
-    if isinstance(error, click.Abort):
-        return _interrupted(signal.SIGINT, None)
+    from syncd.cli import failure  # noqa: PLC0415 - `syncd --version` does not pay for it
+
     if isinstance(error, InterruptedBySignalError):
-        return _interrupted(error.number, error.hint)
-    from syncd.cli.failure import expected, report  # noqa: PLC0415 - `syncd --version` does not pay for it
-
-    failure = expected(error, verbose=verbose)
-    report(failure, as_json=as_json)
-    return failure.exit_code
-
-
-def _interrupted(number: int, hint: str | None) -> int:
-    click.echo(f"interrupted{f'; {hint}' if hint else ''}", err=True)
-    return 128 + number
+        return failure.report_interruption(error, as_json=as_json)
+    expected = failure.expected(error, verbose=verbose)
+    failure.report(expected, as_json=as_json)
+    return expected.exit_code
 
 
 def _close_stdout() -> None:

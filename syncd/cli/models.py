@@ -85,7 +85,7 @@ def list_models(context: click.Context, *, as_json: bool) -> None:
     broken = [one for one in found if isinstance(one, BrokenModel)]
     if as_json:
         listing = Listing(
-            str(session.choice.path),
+            printable(str(session.choice.path), limit=4096),
             tuple(Listed(str(one.name), str(one.manifest.digest), one.manifest.size, _time(one)) for one in models),
             tuple(Broken(printable(one.path), printable(one.problem)) for one in broken),
         )

@@ -37,12 +37,14 @@ async def _supervised(work: Coroutine[None, None, T], caught: list[signal.Signal
         caught.append(number)
         task.cancel()
 
-    for number in _SIGNALS:
+    # What was ignored when we were started (nohup, a script's background job) stays ignored.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heard:
         loop.add_signal_handler(number, stop, number)
     try:
         return await task
     finally:
-        for number in _SIGNALS:
+        for number in heard:
             loop.remove_signal_handler(number)
 
 

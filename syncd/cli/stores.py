@@ -10,6 +10,7 @@ from syncd.cli.session import Session
 from syncd.store.owner import Owner, become
 from syncd.store.root import Store
 from syncd.store.takeover import init as init_store
+from syncd.text import printable
 
 
 @click.command(epilog=examples("syncd init", "sudo syncd init --owner ollama --store /srv/ollama/models"))
@@ -35,4 +36,4 @@ def init(context: click.Context, user: str | None, *, as_json: bool) -> None:
         for text in store.notices:
             session.notice(f"warning: {text}")
     if as_json:
-        sys.stdout.write(events.line(events.StoreMade(event="initialised", store=str(path))))
+        sys.stdout.write(events.line(events.StoreMade(event="initialised", store=printable(str(path), limit=4096))))

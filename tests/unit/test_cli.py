@@ -110,6 +110,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
+        [],
         ["nosuch"],
         ["pull"],
         ["rm"],
@@ -364,6 +365,14 @@ def slow(registry: ScriptedRegistry) -> str:
     return f"{registry.host}/library/slow:1b"
 
 
+@pytest.fixture
+def endless(registry: ScriptedRegistry) -> str:
+    """The name of a model that no test waits for."""
+    registry.add(synthetic_model("endless:1b", 512 * MIB))
+    registry.throttle(0.5 * MIB)
+    return f"{registry.host}/library/endless:1b"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_a_pull_that_the_next_one_resumes(
     cli: Cli, registry: ScriptedRegistry, slow: str, number: signal.Signals
@@ -383,16 +392,46 @@ def test_a_signal_leaves_a_pull_that_the_next_one_resumes(
     assert registry.bytes_served() < 2 * 128 * MIB - 16 * MIB
 
 
-def test_a_removal_cancels_the_pull_of_that_name(cli: Cli, registry: ScriptedRegistry, slow: str) -> None:
-    process = cli.start("pull", slow)
+def test_an_interruption_is_an_event_for_programs(cli: Cli, registry: ScriptedRegistry, endless: str) -> None:
+    process = cli.start("pull", "--json", endless)
+    registry.wait_until(lambda it: it.bytes_served() >= MIB)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=15)
+
+    assert objects(output)[-1] == {
+        "event": "error",
+        "name": None,
+        "message": "interrupted",
+        "hint": "run the same command to resume",
+        "exit_code": 143,
+    }
+
+
+def test_a_signal_that_was_ignored_stays_ignored(cli: Cli, registry: ScriptedRegistry) -> None:
+    registry.add(synthetic_model("slow:1b", 8 * MIB))
+    registry.throttle(4 * MIB)
+    process = cli.start("pull", f"{registry.host}/library/slow:1b", preexec_fn=ignore_hangups)
+    registry.wait_until(lambda it: it.bytes_served() >= MIB)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=30)
+
+    assert process.returncode == 0
+
+
+def ignore_hangups() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_a_removal_cancels_the_pull_of_that_name(cli: Cli, registry: ScriptedRegistry, endless: str) -> None:
+    process = cli.start("pull", endless)
     registry.wait_until(lambda it: it.bytes_served() >= MIB)
 
-    removed = cli("rm", slow)
+    removed = cli("rm", endless)
     _, errors = process.communicate(timeout=15)
 
-    assert removed.stdout == f"{slow}: its pull was cancelled; no such model was visible\n"
+    assert removed.stdout == f"{endless}: its pull was cancelled; no such model was visible\n"
     assert process.returncode == 1
-    assert f"error: {slow} was removed while it was being pulled\n" in errors
+    assert f"error: {endless} was removed while it was being pulled\n" in errors
     assert assert_store_whole(cli.store) == {}
 
 

@@ -1,8 +1,9 @@
 """What the tests of whole pulls share: a store, a registry and everything between, as the command line wires them."""
 
+import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
 from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.jobs.pull import PullMeans, pull
-from syncd.oci.name import Reference
+from syncd.oci.name import ModelName, Reference
 from syncd.registry.client import RegistryClient
 from syncd.registry.hosts import RegistryConfig
 from syncd.registry.retries import RetryPolicy
+from syncd.registry.transport import Outside
 from syncd.store.root import Store
 
 QUICK = FetchSettings(stall_timeout=1.0, attempts=6, backoff=0.02, longest_backoff=0.2)
@@ -26,6 +28,7 @@ async def means(
     settings: FetchSettings = QUICK,
     configs: dict[str, RegistryConfig] | None = None,
     floor: int = 0,
+    outside: Outside | None = None,
 ) -> AsyncIterator[PullMeans]:
     async with RegistryClient(
         configs or {},
@@ -33,6 +36,7 @@ async def means(
         read_timeout=5,
         random=random.random,
         retries=RetryPolicy(attempts=4, seconds=10, first_wait=0.02, longest_wait=0.2),
+        outside=outside,
     ) as registry:
         fetcher = Fetcher(registry, settings, clock=time.monotonic, random=random.random)
         yield PullMeans(store=store, registry=registry, fetcher=fetcher, floor=floor)
@@ -46,8 +50,46 @@ async def pulled(
     settings: FetchSettings = QUICK,
     configs: dict[str, RegistryConfig] | None = None,
     floor: int = 0,
+    outside: Outside | None = None,
 ) -> PullOutcome:
     """One pull of ``name`` into the store at ``path``, as a process of its own would do it."""
     with Store.open(path, create=True) as store:
-        async with means(store, settings=settings, configs=configs, floor=floor) as everything:
+        async with means(store, settings=settings, configs=configs, floor=floor, outside=outside) as everything:
             return await pull(Reference.parse(name), everything, report)
+
+
+def model_name(name: str) -> ModelName:
+    return Reference.parse(name).name
+
+
+def blob_file(digest: str) -> str:
+    """The file of ``sha256:…`` in blobs/ and keep/."""
+    return digest.replace(":", "-")
+
+
+def tag_file(path: Path, name: str) -> Path:
+    """Where Ollama has the manifest of ``name`` in the store at ``path``."""
+    return path.joinpath("manifests", *model_name(name).parts)
+
+
+def write_as_ollama(path: Path, name: str, manifest: bytes) -> None:
+    """Another program publishes a manifest under a tag."""
+    file = tag_file(path, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path / "from-outside"
+    temporary.write_bytes(manifest)
+    temporary.chmod(0o644)
+    temporary.rename(file)
+
+
+def prune_as_ollama(path: Path, digests: Iterable[str]) -> None:
+    """Another program deletes blobs."""
+    for digest in digests:
+        (path / "blobs" / blob_file(digest)).unlink(missing_ok=True)
+
+
+async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
+    """Wait for ``condition()``, or fail."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)

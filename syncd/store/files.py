@@ -40,10 +40,9 @@ def error_of(error: OSError, path: Path) -> SyncdError:
                 f"{path}: {reason}",
                 hint="run it as the store's owner or with sudo; 'sudo syncd init --owner USER' takes a store over",
             )
-        case errno.ELOOP:
-            return NotAFileError(f"{path}: a symbolic link where a file or folder should be", hint="remove the link")
-        case errno.EISDIR:
-            return NotAFileError(f"{path}: a folder where a file should be", hint="remove the folder")
+        case errno.ELOOP | errno.EISDIR:
+            what = "folder" if error.errno == errno.EISDIR else "symbolic link"
+            return NotAFileError(f"{path}: a {what} where a file should be", hint=f"remove the {what}")
         case errno.EXDEV:
             return StoreError(
                 f"{path} lies on another mount than the rest of the store",

@@ -7,14 +7,13 @@ from syncd.errors import SyncdError
 from syncd.oci.digest import Digest
 from syncd.store import layout
 from syncd.store.files import Folder, new_token
-from syncd.store.records import Identity
 
 
 @dataclass(frozen=True, slots=True)
 class HeldBlob:
     """A blob, whatever is left of it: a file in ``blobs/``, in ``keep/``, or only a record.
 
-    ``size``: bytes that go with it. ``modified``: the newest mtime of these, in seconds since the epoch.
+    ``size``: bytes of its files, not of its record. ``modified``: the newest mtime, in seconds since the epoch.
     """
 
     digest: Digest
@@ -44,20 +43,19 @@ class Sweep:
 
     def blobs(self) -> list[HeldBlob]:
         """Every blob of which anything is there, in order of digest."""
-        found: dict[Digest, dict[tuple[int, int], Identity]] = {}
+        sizes: dict[Digest, dict[tuple[int, int], int]] = {}
+        newest: dict[Digest, float] = {}
         for folder in (self._blobs, self._keep, self._records):
             for entry in folder.list():
                 digest = layout.digest_of_file(entry.name)
                 status = folder.stat(entry.name) if digest and entry.is_file else None
                 if digest and status:
-                    found.setdefault(digest, {})[status.st_dev, status.st_ino] = Identity.of(status)
+                    newest[digest] = max(newest.get(digest, 0.0), status.st_mtime)
+                    if folder is not self._records:  # one file under two names counts once
+                        sizes.setdefault(digest, {})[status.st_dev, status.st_ino] = status.st_size
         return [
-            HeldBlob(
-                digest,
-                size=sum(one.size for one in files.values()),
-                modified=max(one.mtime_ns for one in files.values()) / 1e9,
-            )
-            for digest, files in sorted(found.items())
+            HeldBlob(digest, sum(sizes.get(digest, {}).values()), modified)
+            for digest, modified in sorted(newest.items())
         ]
 
     def staged(self) -> list[StagedFile]:

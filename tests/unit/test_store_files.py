@@ -110,7 +110,7 @@ def test_a_link_replaces_another_files_name_and_leaves_nothing_beside_it(folder:
 def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "name").mkdir()
 
-    with pytest.raises(StoreError, match="Is a directory"):
+    with pytest.raises(StoreError, match="a folder where a file should be"):
         folder.write_atomically("name", b"x", mode=0o644, staging=folder)
 
     assert [path.name for path in tmp_path.iterdir()] == ["name"]

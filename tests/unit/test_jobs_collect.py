@@ -1,0 +1,308 @@
+"""Collection: what may go, what must stay, and what it does beside pulls."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncd.jobs import collect
+from syncd.jobs.collect import GRACE_SECONDS, plan_collection, unreferenced
+from syncd.oci.digest import Digest
+from syncd.oci.manifest import Manifest
+from syncd.oci.name import ModelName
+from syncd.store.blobs import BlobStatus
+from syncd.store.leases import LEASE_SECONDS, Lease, LeaseState
+from syncd.store.locks import Lock
+from syncd.store.models import StoredModel
+from syncd.store.root import Store
+from syncd.store.sweep import HeldBlob, StagedFile
+from tests.unit.store_world import NAME, blob_path, commit, descriptor, manifest_of, manifest_path, publish
+
+HOUR = 3600.0
+WEIGHTS, CONFIG = b"weights", b"config"
+CONTENTS = [bytes([number]) for number in range(6)]
+MANIFESTS = st.lists(st.sampled_from(CONTENTS), min_size=1, max_size=4, unique=True).map(
+    lambda contents: manifest_of(*contents)
+)
+
+
+def lease(manifest: Manifest, *, live: bool, age: float) -> LeaseState:
+    return LeaseState("id", NAME, manifest, live, age)
+
+
+def take(store: Store, manifest: Manifest) -> Lease:
+    held = store.locks.try_references(shared=True)
+    assert held is not None
+    with held:
+        return store.leases.take(NAME, manifest, held)
+
+
+def take_down(store: Store, name: ModelName = NAME) -> None:
+    held = store.locks.try_references(shared=False)
+    assert held is not None
+    with held:
+        store.models.unpublish(name, held=held)
+
+
+def left_of(store: Store, content: bytes) -> list[str]:
+    blob = descriptor(content)
+    folders = ("blobs", ".syncd/keep", ".syncd/records")
+    return [folder for folder in folders if blob_path(store, blob, folder).exists()]
+
+
+def later(seconds: float) -> float:
+    return time.time() + seconds
+
+
+# The decision
+
+
+@given(st.lists(MANIFESTS), st.lists(MANIFESTS), st.lists(MANIFESTS))
+def test_what_anything_names_is_never_free(
+    published: list[Manifest], leased: list[Manifest], expired: list[Manifest]
+) -> None:
+    stored = [Digest.of(content) for content in CONTENTS]
+    leases = [lease(one, live=True, age=0) for one in leased]
+    leases += [lease(one, live=False, age=LEASE_SECONDS) for one in expired]
+
+    free = unreferenced(stored, published=published, leases=leases)
+
+    named = {blob.digest for manifest in (*published, *leased) for blob in manifest.blobs}
+    assert free == set(stored) - named
+
+
+@given(st.floats(0, 10 * LEASE_SECONDS), st.floats(0, 10 * LEASE_SECONDS), st.booleans())
+def test_a_blob_goes_only_an_hour_after_its_last_reference(blob_age: float, lease_age: float, live: bool) -> None:
+    now = 100 * LEASE_SECONDS
+    blob = HeldBlob(Digest.of(WEIGHTS), 7, now - blob_age)
+
+    planned = plan_collection([blob], [], [], [lease(manifest_of(WEIGHTS, CONFIG), live=live, age=lease_age)], now)
+
+    goes = not live and lease_age >= LEASE_SECONDS and now - blob.modified > GRACE_SECONDS
+    assert (blob in planned.blobs) == goes
+    assert planned.freed == (7 if goes else 0)
+
+
+def test_a_partial_stays_as_long_as_its_journal_is_young() -> None:
+    digest, now = Digest.of(WEIGHTS), 100 * LEASE_SECONDS
+    partial = StagedFile("p", digest, 1, now - 2 * LEASE_SECONDS)
+    journal = StagedFile("j", digest, 1, now - 60)
+    temporary = StagedFile("tmp-x", None, 1, now - 2 * HOUR)
+    fresh = StagedFile("tmp-y", None, 1, now - 60)
+
+    assert plan_collection([], [partial, journal, temporary, fresh], [], [], now).staged == (temporary,)
+    assert plan_collection([], [partial], [], [], now).staged == (partial,)
+    kept = [lease(manifest_of(WEIGHTS, CONFIG), live=True, age=0)]
+    assert plan_collection([], [partial], [], kept, now).staged == ()
+
+
+def test_a_plan_for_models_names_what_they_do_not() -> None:
+    model = StoredModel(NAME, manifest_of(WEIGHTS, CONFIG), 0)
+    old, named = HeldBlob(Digest.of(b"old"), 3, 0), HeldBlob(Digest.of(WEIGHTS), 7, 0)
+
+    assert plan_collection([named, old], [], [model], [], 2 * HOUR).blobs == (old,)
+
+
+# The deed
+
+
+async def test_what_nothing_names_goes_and_the_rest_stays(store: Store) -> None:
+    publish(store, WEIGHTS, CONFIG)
+    commit(store, b"orphan")
+
+    taken = await collect.collect(store, now=later(2 * HOUR))
+
+    assert [blob.digest for blob in taken.blobs] == [Digest.of(b"orphan")]
+    assert taken.freed == 6
+    assert left_of(store, b"orphan") == []
+    assert len(left_of(store, WEIGHTS)) == len(left_of(store, CONFIG)) == 3
+    assert list((store.path / ".syncd" / "trash").iterdir()) == []
+
+
+async def test_the_hour_counts_from_the_removal(store: Store) -> None:
+    publish(store, WEIGHTS, CONFIG)
+    for content in (WEIGHTS, CONFIG):
+        path = blob_path(store, descriptor(content))
+        os.utime(path, (0, 0))
+        assert store.blobs.verify(descriptor(content), on_bytes=lambda _: None, cancelled=lambda: False)
+    take_down(store)
+
+    assert (await collect.collect(store, now=later(HOUR - 60))).blobs == ()
+    assert len((await collect.collect(store, now=later(HOUR + 60))).blobs) == 2
+
+
+async def test_a_dry_run_names_what_the_run_takes_and_takes_nothing(store: Store) -> None:
+    commit(store, b"orphan")
+    now = later(2 * HOUR)
+
+    planned = collect.plan(store, now)
+
+    assert len(left_of(store, b"orphan")) == 3
+    assert await collect.collect(store, now=now) == planned
+
+
+async def test_a_broken_manifest_stops_every_collection(store: Store) -> None:
+    commit(store, b"orphan")
+    publish(store, WEIGHTS, CONFIG)
+    manifest_path(store).write_bytes(b"{")
+
+    taken = await collect.collect(store, now=later(2 * HOUR))
+
+    assert taken.blobs == ()
+    assert [model.name for model in taken.broken] == [NAME]
+    assert len(left_of(store, b"orphan")) == 3
+
+
+async def test_what_a_lease_keeps_stays_until_the_week_is_over(store: Store) -> None:
+    commit(store, WEIGHTS)
+    take(store, manifest_of(WEIGHTS, CONFIG)).abandon()
+
+    assert (await collect.collect(store, now=later(LEASE_SECONDS - 60))).blobs == ()
+    await collect.collect(store, now=later(LEASE_SECONDS + 60))  # the lease itself keeps nothing now
+
+    assert left_of(store, WEIGHTS) == []
+    assert list((store.path / ".syncd" / "leases").iterdir()) == []
+
+
+async def test_what_only_keep_still_holds_for_a_published_model_stays(store: Store) -> None:
+    publish(store, WEIGHTS, CONFIG)
+    blob_path(store, descriptor(WEIGHTS)).unlink()  # an outside Ollama
+
+    await collect.collect(store, now=later(2 * HOUR))
+
+    assert store.blobs.put_back(descriptor(WEIGHTS))
+
+
+async def test_what_only_keep_still_holds_for_nobody_goes(store: Store) -> None:
+    commit(store, WEIGHTS)
+    blob_path(store, descriptor(WEIGHTS)).unlink()
+
+    await collect.collect(store, now=later(2 * HOUR))
+
+    assert left_of(store, WEIGHTS) == []
+
+
+async def test_a_record_without_its_blob_goes(store: Store) -> None:
+    commit(store, WEIGHTS)
+    blob_path(store, descriptor(WEIGHTS)).unlink()
+    blob_path(store, descriptor(WEIGHTS), ".syncd/keep").unlink()
+
+    await collect.collect(store, now=later(2 * HOUR))
+
+    assert left_of(store, WEIGHTS) == []
+
+
+async def test_what_a_killed_collection_left_in_the_trash_goes(store: Store) -> None:
+    store.sweep.throw_away([commit(store, WEIGHTS).digest])
+    assert len(list((store.path / ".syncd" / "trash").iterdir())) == 3
+
+    await collect.collect(store, now=time.time())
+
+    assert list((store.path / ".syncd" / "trash").iterdir()) == []
+
+
+async def test_partials_go_after_a_week_unless_somebody_holds_them(store: Store) -> None:
+    with store.blobs.stage(descriptor(WEIGHTS)) as partial:
+        os.close(partial.open_journal())
+    staging = store.path / ".syncd" / "staging"
+
+    assert (await collect.collect(store, now=later(LEASE_SECONDS - 60))).staged == ()
+    held = store.locks.try_digest(descriptor(WEIGHTS).digest)
+    assert held is not None
+    with held:
+        assert (await collect.collect(store, now=later(LEASE_SECONDS + 60))).staged == ()
+        assert len(list(staging.iterdir())) == 2
+    assert len((await collect.collect(store, now=later(LEASE_SECONDS + 60))).staged) == 2
+    assert list(staging.iterdir()) == []
+
+
+async def test_what_killed_publications_left_goes_after_an_hour(store: Store) -> None:
+    half = store.path / ".syncd" / "staging" / "tmp-0123456789abcdef" / "library" / "mistral"
+    half.mkdir(parents=True)
+    (half / "7b").touch()
+    (store.path / "manifests" / "hf.co" / "x").mkdir(parents=True)  # and an outside Ollama an empty folder
+
+    await collect.collect(store, now=later(2 * HOUR))
+
+    assert list((store.path / ".syncd" / "staging").iterdir()) == []
+    assert list((store.path / "manifests").iterdir()) == []
+
+
+async def test_files_of_ollamas_own_pulls_are_its_own(store: Store) -> None:
+    own = store.path / "blobs" / f"sha256-{'0' * 64}-partial"
+    own.touch()
+
+    await collect.collect(store, now=later(10 * LEASE_SECONDS))
+
+    assert own.exists()
+
+
+@pytest.mark.timeout(60)
+async def test_a_collection_beside_pulls_never_takes_what_they_publish(store: Store) -> None:
+    """Each pull finds a blob stored or makes it, publishes, checks, and takes its model down again."""
+    stop = threading.Event()
+    lost: list[str] = []
+    rounds = [0, 0]
+
+    def pulling(index: int) -> None:
+        name = ModelName.parse(f"m{index}:1")
+        with Store.open(store.path, create=False) as mine:
+            while not stop.is_set():
+                _pull(mine, name, CONTENTS[index], lost)
+                rounds[index] += 1
+                stop.wait(0.15)  # a collection may come between
+
+    pulls = [threading.Thread(target=pulling, args=(index,)) for index in range(2)]
+    for thread in pulls:
+        thread.start()
+    until = time.monotonic() + 30
+    collected = 0
+    while (collected < 5 or min(rounds) < 5) and time.monotonic() < until:
+        collected += len((await collect.collect(store, now=later(2 * HOUR))).blobs)
+    stop.set()
+    for thread in pulls:
+        thread.join()
+
+    assert lost == []
+    assert collected >= 5
+    assert min(rounds) >= 5
+
+
+def _pull(store: Store, name: ModelName, weights: bytes, lost: list[str]) -> None:
+    manifest = manifest_of(weights, CONFIG)
+    with wait(store, shared=True) as held:
+        kept = store.leases.take(name, manifest, held)
+    with kept:
+        for content in (weights, CONFIG):
+            blob = descriptor(content)
+            while (lock := store.locks.try_digest(blob.digest)) is None:
+                time.sleep(0.001)
+            with lock:
+                if store.blobs.status(blob) is BlobStatus.STORED:
+                    store.blobs.refresh(blob)
+                else:
+                    commit(store, content)
+        with wait(store, shared=True) as held:
+            store.models.publish(name, manifest, expected=None, held=held)
+    time.sleep(0.005)
+    lost.extend(str(path) for blob in manifest.blobs if not (path := blob_path(store, blob)).exists())
+    with wait(store, shared=False) as held:
+        store.models.unpublish(name, held=held)
+
+
+def wait(store: Store, *, shared: bool) -> Lock:
+    while (lock := store.locks.try_references(shared=shared)) is None:
+        time.sleep(0.001)
+    return lock
+
+
+def test_a_blob_in_the_plan_is_one_whose_file_it_is(store: Store, tmp_path: Path) -> None:
+    """A link planted under a blob's name is nobody's blob: it is neither followed nor collected."""
+    (tmp_path / "elsewhere").touch()
+    blob_path(store, descriptor(WEIGHTS)).symlink_to(tmp_path / "elsewhere")
+
+    assert collect.plan(store, later(2 * HOUR)).blobs == ()

@@ -19,9 +19,9 @@ from syncd.oci.name import ModelName
 from syncd.registry.client import RangeBody, RangeUnsupportedError
 from syncd.store.blobs import Partial
 
-BATCH = 1024 * 1024  # bytes that a connection collects before it writes
+BATCH = 2 * 1024 * 1024  # bytes that a connection collects before it writes
 _SYNC_EVERY = 256 * 1024 * 1024  # bytes between two fdatasyncs on the way
-_HASH_AT_LEAST = 1024 * 1024  # bytes worth a thread's while
+_HASH_AT_LEAST = 4 * 1024 * 1024  # bytes worth a thread's while
 
 
 class BlobSource(Protocol):
@@ -207,9 +207,7 @@ class Transfer:
             if any(one.position < one.end for one in segments):
                 raise RegistryUnavailableError(f"{self._blob.digest}: the connection ended early")
 
-    async def _receive(
-        self, start: int, end: int, connection: Connection, write: Callable[[list[bytes]], int]
-    ) -> None:
+    async def _receive(self, start: int, end: int, connection: Connection, write: Callable[[list[bytes]], int]) -> None:
         """Read bytes ``start`` to ``end`` and hand them to ``write``, in a thread. What came before a break is kept."""
         try:
             async with (

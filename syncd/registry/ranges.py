@@ -60,7 +60,10 @@ class _Parts:
 
     async def _next(self) -> bytes:
         try:
-            part = await self._content.readany()
+            # readchunk, for all its name, hands out what a recv brought, as it is: readany would join it, which copies.
+            part, at_end_of_chunk = await self._content.readchunk()
+            while at_end_of_chunk and not part:
+                part, at_end_of_chunk = await self._content.readchunk()
         except (aiohttp.ClientError, OSError) as error:
             self._over, self._broke = True, error
             # aiohttp puts the error before what it still holds, and has no public way to that: keep what came.

@@ -1,9 +1,12 @@
-"""Text from outside, made safe to show: no control characters, no escape sequences, no bidirectional marks."""
+"""Text for people: what comes from outside made safe to show, and sizes as they are read."""
 
 import unicodedata
 
 # Cc controls, Cf formats (bidi marks, zero-width), Cs surrogates, Co private, Cn unassigned, Zl/Zp line separators.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def printable(text: str, *, limit: int = 500) -> str:
@@ -18,3 +21,12 @@ def printable(text: str, *, limit: int = 500) -> str:
             for character in text
         )
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def size(number: float) -> str:
+    """A number of bytes, in decimal units, as ``ollama list`` shows it: ``4.1 GB``, ``274 MB``, ``12 B``."""
+    value, unit = float(number), 0
+    while unit < len(_UNITS) - 1 and value >= 999.5:  # noqa: PLR2004 - from here on it would round to 1000
+        value, unit = value / 1000, unit + 1
+    text = f"{value:.1f}" if unit and value < 9.95 else f"{value:.0f}"  # noqa: PLR2004 - below 10 when rounded
+    return f"{text} {_UNITS[unit]}"

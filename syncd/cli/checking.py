@@ -17,7 +17,7 @@ from syncd.errors import IntegrityError
 from syncd.jobs.verify import Fault, Verification, VerifyProgress
 from syncd.jobs.verify import verify as verify_models
 from syncd.oci.name import ModelName
-from syncd.text import printable
+from syncd.text import printable, size
 
 
 @click.command(epilog=examples("syncd verify", "syncd verify mistral:7b"))
@@ -56,7 +56,7 @@ def fault_line(fault: Fault) -> str:
 
 
 def _looked_at(found: Verification) -> str:
-    return f"{words.count(found.models, 'model')}, {words.count(found.blobs, 'blob')}, {words.size(found.size)}"
+    return f"{words.count(found.models, 'model')}, {words.count(found.blobs, 'blob')}, {size(found.size)}"
 
 
 class _Watch:
@@ -113,7 +113,7 @@ class _Bar(_Watch):
         self._bar.stop()
 
     def show(self, progress: VerifyProgress) -> None:
-        amount = f"{words.size(progress.done)} of {words.size(progress.total)}"
+        amount = f"{size(progress.done)} of {size(progress.total)}"
         self._bar.update(self._task, total=progress.total, completed=progress.done, amount=amount)
 
 
@@ -123,7 +123,7 @@ def _watch(*, as_json: bool) -> _Watch:
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if console.is_terminal and not console.is_dumb_terminal:
         return _Bar(console)
-    return _Every(5.0, lambda now: _write(sys.stderr, f"{words.size(now.done)} of {words.size(now.total)} verified\n"))
+    return _Every(5.0, lambda now: _write(sys.stderr, f"{size(now.done)} of {size(now.total)} verified\n"))
 
 
 def _write(stream: TextIO, text: str) -> None:

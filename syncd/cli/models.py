@@ -18,7 +18,7 @@ from syncd.oci.name import ModelName
 from syncd.store.blobs import BlobStatus
 from syncd.store.models import BrokenModel, StoredModel
 from syncd.store.root import Store
-from syncd.text import printable
+from syncd.text import printable, size
 
 _TEXTS = ("params", "system", "template", "license")
 _MAX_TEXT = 64 * 1024  # bytes of a text layer that are read
@@ -100,7 +100,7 @@ def table(models: Iterable[StoredModel], now: float) -> str:
     """Columns as ``ollama list`` has them, without a terminal's help: ten thousand models take no longer to lay out."""
     rows = [("NAME", "DIGEST", "SIZE", "MODIFIED")]
     rows.extend(
-        (str(one.name), one.manifest.digest.short, words.size(one.manifest.size), words.ago(now - one.modified))
+        (str(one.name), one.manifest.digest.short, size(one.manifest.size), words.ago(now - one.modified))
         for one in models
     )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -168,14 +168,11 @@ def page(found: Shown) -> str:
     lines = [
         f"name      {found.name}",
         f"digest    {found.digest}",
-        f"size      {words.size(found.size)}",
+        f"size      {size(found.size)}",
         f"modified  {found.modified}",
         "",
         "blobs",
-        *(
-            f"  {words.kind(blob.media_type):<14} {blob.digest}  {words.size(blob.size):>7}  {blob.status}"
-            for blob in blobs
-        ),
+        *(f"  {words.kind(blob.media_type):<14} {blob.digest}  {size(blob.size):>7}  {blob.status}" for blob in blobs),
     ]
     for kind in (kind for kind in _TEXTS if kind in found.texts):
         text = found.texts[kind].splitlines()

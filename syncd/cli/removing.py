@@ -13,6 +13,7 @@ from syncd.errors import ExitCode, IntegrityError, SyncdError
 from syncd.jobs import collect as collection
 from syncd.jobs import remove as removal
 from syncd.oci.name import ModelName
+from syncd.text import size
 
 
 @click.command(epilog=examples("syncd rm mistral:7b", "syncd rm --dry-run mistral:7b llava:7b"))
@@ -54,7 +55,7 @@ def removed_line(planned: removal.Removal, *, dry_run: bool) -> str:
         return f"{name}: its pull {'would be' if dry_run else 'was'} cancelled; no such model was visible\n"
     parts = [f"{name} {verb}"]
     if planned.freed:
-        parts.append(f"{words.size(planned.freed_bytes)} in {words.count(len(planned.freed), 'blob')} for 'syncd gc'")
+        parts.append(f"{size(planned.freed_bytes)} in {words.count(len(planned.freed), 'blob')} for 'syncd gc'")
     if planned.shared:
         parts.append(f"{words.count(len(planned.shared), 'blob')} stay, which others need")
     return ", ".join(parts) + "\n"
@@ -90,9 +91,7 @@ def gc(context: click.Context, *, dry_run: bool, as_json: bool) -> None:
 
 def collected_text(planned: collection.CollectionPlan, *, dry_run: bool) -> str:
     """What was, or would be, taken: a line each, and the sum."""
-    lines = [f"{blob.digest}  {words.size(blob.size)}" for blob in planned.blobs]
-    lines += [
-        f"{file.digest or file.name}  {words.size(file.size)}  left by an interrupted pull" for file in planned.staged
-    ]
+    lines = [f"{blob.digest}  {size(blob.size)}" for blob in planned.blobs]
+    lines += [f"{file.digest or file.name}  {size(file.size)}  left by an interrupted pull" for file in planned.staged]
     verb = "would be given back" if dry_run else "given back"
-    return "".join(f"{line}\n" for line in (*lines, f"{words.size(planned.freed)} {verb}"))
+    return "".join(f"{line}\n" for line in (*lines, f"{size(planned.freed)} {verb}"))

@@ -9,7 +9,7 @@ from syncd.cli.failure import error_lines
 from syncd.errors import SyncdError
 from syncd.jobs.progress import Phase, PullOutcome, PullProgress
 from syncd.oci.name import Reference
-from syncd.text import printable
+from syncd.text import printable, size
 
 Clock = Callable[[], float]
 
@@ -96,14 +96,14 @@ class Lines(Quiet):
             self._phase = progress.phase
             self._next = now + self._every
             if step := _STEPS.get(progress.phase):
-                amount = f" {words.size(totals.size)}" if progress.phase is Phase.FETCHING else ""
+                amount = f" {size(totals.size)}" if progress.phase is Phase.FETCHING else ""
                 self._write(progress, step + amount)
         elif now >= self._next and totals.size:
             self._next = now + self._every
             self._write(progress, self._line(progress, totals, now))
 
     def _line(self, progress: PullProgress, totals: words.Totals, now: float) -> str:
-        parts = [f"{totals.percent}% of {words.size(totals.size)}", f"{words.size(self._meter.rate(now))}/s"]
+        parts = [f"{totals.percent}% of {size(totals.size)}", f"{size(self._meter.rate(now))}/s"]
         if (seconds := self._meter.seconds_left(now)) is not None:
             parts.append(f"{words.left(seconds)} left")
         if progress.retries > self._retries:

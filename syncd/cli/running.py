@@ -5,12 +5,14 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from syncd.cli.interrupt import InterruptedBySignalError
 
 T = TypeVar("T")
 
+_THREADS = 16
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -29,6 +31,8 @@ def run(work: Coroutine[None, None, T], *, hint: str | None = None) -> T:
 
 async def _supervised(work: Coroutine[None, None, T], caught: list[signal.Signals]) -> T:
     loop = asyncio.get_running_loop()
+    # Python's default is six threads on a host of two cores: too few for as many writers as there may be connections.
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
     task = loop.create_task(work, name="work")
 
     def stop(number: signal.Signals) -> None:

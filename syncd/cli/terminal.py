@@ -14,7 +14,7 @@ from syncd.cli.render import Clock, failure_lines, trouble
 from syncd.errors import SyncdError
 from syncd.jobs.progress import BlobProgress, BlobState, Phase, PullOutcome, PullProgress
 from syncd.oci.name import Reference
-from syncd.text import printable
+from syncd.text import printable, size
 
 _NARROW = 72  # columns; below, the kind of a blob is left out
 _TINY = 46  # below, its bar as well
@@ -135,15 +135,15 @@ def _row(one: BlobProgress, width: int) -> list[RenderableType]:
         row.append(Text(words.kind(one.blob.media_type)))
     if width >= _TINY:
         row.append(ProgressBar(total=max(1, whole), completed=done if whole else 1, width=None))
-    sizes = words.size(whole) if one.state is BlobState.STORED else f"{words.size(done)} / {words.size(whole)}"
+    sizes = size(whole) if one.state is BlobState.STORED else f"{size(done)} / {size(whole)}"
     return [*row, Text(sizes), Text(one.state.value, style="green" if one.state is BlobState.STORED else "")]
 
 
 def _total(progress: PullProgress, rate: float, seconds_left: float | None) -> Text:
     totals = words.Totals.of(progress)
-    text = Text(f"{totals.percent}% of {words.size(totals.size)}", overflow="ellipsis", no_wrap=True)
+    text = Text(f"{totals.percent}% of {size(totals.size)}", overflow="ellipsis", no_wrap=True)
     if progress.phase in {Phase.FETCHING, Phase.WAITING}:
-        text.append(f"  {words.size(rate)}/s")
+        text.append(f"  {size(rate)}/s")
         if seconds_left is not None:
             text.append(f"  {words.left(seconds_left)} left")
     if progress.retries:

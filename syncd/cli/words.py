@@ -1,12 +1,11 @@
-"""Sizes, rates, times and kinds as people read them; pure."""
+"""Rates, times and kinds as people read them; pure."""
 
 from collections import deque
 from dataclasses import dataclass
 
 from syncd.jobs.progress import PullOutcome, PullProgress
-from syncd.text import printable
+from syncd.text import printable, size
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _OLLAMA = "application/vnd.ollama.image."
 _KINDS = {
     _OLLAMA + "model": "weights",
@@ -14,15 +13,6 @@ _KINDS = {
     "application/vnd.oci.image.config.v1+json": "config",
 }
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-
-
-def size(number: float) -> str:
-    """A number of bytes, in decimal units, as ``ollama list`` shows it: ``4.1 GB``, ``274 MB``, ``12 B``."""
-    value, unit = float(number), 0
-    while unit < len(_UNITS) - 1 and value >= 999.5:  # noqa: PLR2004 - from here on it would round to 1000
-        value, unit = value / 1000, unit + 1
-    text = f"{value:.1f}" if unit and value < 9.95 else f"{value:.0f}"  # noqa: PLR2004 - below 10 when rounded
-    return f"{text} {_UNITS[unit]}"
 
 
 def took(seconds: float) -> str:

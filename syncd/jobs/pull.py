@@ -21,6 +21,7 @@ from syncd.store.leases import Lease
 from syncd.store.locks import Lock
 from syncd.store.models import TagMovedError
 from syncd.store.root import Store
+from syncd.text import size
 
 log = structlog.get_logger()
 
@@ -278,8 +279,8 @@ class _Pull:
         free = self._store.free_bytes()
         if needed and needed + self._means.floor > free:
             raise NoSpaceError(
-                f"{self._name} needs {needed:,} bytes more, {free:,} are free on {self._store.path},"
-                f" of which {self._means.floor:,} are kept free",
+                f"{self._name} needs {size(needed)} more, {size(free)} are free on {self._store.path},"
+                f" of which {size(self._means.floor)} are to stay free",
                 hint="run 'syncd gc --dry-run', or move the store",
             )
 

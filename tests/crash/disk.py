@@ -5,8 +5,9 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,18 @@ class Disk:
     def mounted(self, options: str = "defaults") -> Iterator[None]:
         """In use; what the log holds is replayed first. What was not written when it is left, is then."""
         _run("mount", "-t", "ext4", "-o", f"loop,{options}", str(self._image), str(self.folder))
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._unmount)
             yield
-        except BaseException:
-            subprocess.run(("umount", "-l", str(self.folder)), check=False)
-            raise
-        _run("umount", str(self.folder))
+
+    def _unmount(self) -> None:
+        for _ in range(50):
+            done = subprocess.run(("umount", str(self.folder)), capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return
+            time.sleep(0.1)  # something on this machine looks at what is mounted
+        subprocess.run(("umount", "-l", str(self.folder)), check=False)
+        pytest.fail(done.stderr)
 
     def cut_power(self) -> None:
         """From now on nothing reaches the disk any more, and what has not is lost."""

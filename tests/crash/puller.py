@@ -33,6 +33,7 @@ from syncd.registry.client import RegistryClient
 from syncd.store.root import Store
 
 _MESSAGE = 1 << 16
+_GO = b"go"
 _UNEXPECTED = 70
 _PR_SET_PTRACER = 0x59616D61  # linux/prctl.h: lets strace attach where Yama restricts it
 _ANYBODY = ctypes.c_ulong(-1)
@@ -65,7 +66,7 @@ async def _pull(order: dict[str, Any]) -> dict[str, Any]:
 
 def _child(channel: socket.socket, order: dict[str, Any]) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANYBODY, 0, 0, 0)
-    if channel.recv(_MESSAGE) != b"go":
+    if channel.recv(_MESSAGE) != _GO:
         return _UNEXPECTED
     code = 0
     try:
@@ -88,6 +89,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     while order := channel.recv(_MESSAGE):
+        if order == _GO:  # for a child that was killed before it took it
+            continue
         pid = os.fork()
         if pid == 0:
             code = _UNEXPECTED

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from syncd.cli import words
 from syncd.cli.words import Meter, Totals
+from syncd.text import size
 
 
 @pytest.mark.parametrize(
@@ -24,12 +25,12 @@ from syncd.cli.words import Meter, Totals
     ],
 )
 def test_sizes_are_decimal_with_two_or_three_digits(number: int, text: str) -> None:
-    assert words.size(number) == text
+    assert size(number) == text
 
 
 @given(st.integers(0, 10**17))
 def test_a_size_is_within_its_rounding(number: int) -> None:
-    value, unit = words.size(number).split()
+    value, unit = size(number).split()
     factor = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15}[unit]
     assert abs(float(value) * factor - number) <= 0.06 * max(number, 1)
     assert len(value) <= 3

@@ -496,23 +496,3 @@ def test_root_pulls_as_the_owner_with_secrets_that_only_root_can_read(
     assert nobody != 0
     assert {path.lstat().st_uid for path in cli.store.rglob("*")} == {nobody}
     assert assert_store_whole(cli.store)
-
-
-def others_can_run(program: str) -> bool:
-    """Whether every folder on the way to it, and it, is open to all."""
-    path = Path(program).resolve()
-    return all(one.stat().st_mode & 0o001 for one in (path, *path.parents))
-
-
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not others_can_run(sys.executable),
-    reason="only root can start a process of another user, who must be able to read this Python",
-)
-def test_another_user_is_told_whose_the_store_is(open_home: Path) -> None:
-    cli = Cli(open_home)
-    cli("init")
-    done = cli.start("list", user="nobody", group="nogroup", extra_groups=[])
-    _, errors = done.communicate(timeout=30)
-
-    assert done.returncode == 4
-    assert "belongs to root" in errors

@@ -146,7 +146,13 @@ class Folder:
             return None
         except OSError as error:
             raise self._named(name, error) from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            with translated(self.path / name):
+                regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        except BaseException:
+            os.close(fd)
+            raise
+        if not regular:
             os.close(fd)
             raise NotAFileError(
                 f"{self.path / name} is no regular file", hint="remove it: nothing of syncd's lies there"

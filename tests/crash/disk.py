@@ -7,7 +7,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,9 +53,10 @@ class Disk:
     def mounted(self, options: str = "defaults") -> Iterator[None]:
         """In use; what the log holds is replayed first. What was not written when it is left, is then."""
         _run("mount", "-t", "ext4", "-o", f"loop,{options}", str(self._image), str(self.folder))
-        with ExitStack() as stack:
-            stack.callback(self._unmount)
+        try:
             yield
+        finally:
+            self._unmount()
 
     def _unmount(self) -> None:
         for _ in range(50):

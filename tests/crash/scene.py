@@ -1,5 +1,6 @@
 """A store with a past, a registry with a new version, and pulls that faults hit."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,14 +20,16 @@ from typing import Any, Self
 from blake3 import blake3
 
 from syncd.download import journal
+from syncd.jobs.collect import collect
 from syncd.oci.chunks import chunk_bounds
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
+from syncd.store.root import Store
 from tests.crash import strace
 from tests.support.content import Content, digest_of
 from tests.support.gguf_files import Shape, language_model
 from tests.support.models import Model, model_from
-from tests.support.oracle import assert_store_whole
+from tests.support.oracle import assert_store_whole, unreferenced_blobs
 from tests.support.registry import ScriptedRegistry
 
 _MESSAGE = 1 << 16
@@ -201,6 +205,20 @@ class Scene:
         assert all(name.startswith("tmp-") for name in staged), staged
         assert len(staged) <= leftovers, staged
         assert not list((own / "leases").iterdir()), "orphan leases"
+
+    def assert_collectable(self, store: Path) -> None:
+        """A collection, a week later, takes all that crashes left, and nothing that a model needs."""
+        visible = assert_store_whole(store)
+        with Store.open(store, create=False) as opened:
+            asyncio.run(collect(opened, now=time.time() + 8 * 24 * 3600))
+        assert assert_store_whole(store) == visible
+        assert not unreferenced_blobs(store)
+        own = store / ".syncd"
+        blobs = {path.name for path in (store / "blobs").iterdir()}
+        assert {path.name for path in (own / "keep").iterdir()} == blobs
+        assert {path.name for path in (own / "records").iterdir()} == blobs
+        for folder in ("staging", "leases", "trash"):
+            assert not list((own / folder).iterdir()), folder
 
 
 def model(name: str, *, seed: int) -> Model:

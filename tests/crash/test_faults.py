@@ -6,7 +6,7 @@ so on until a pull ends without the fault having been met. So what is covered is
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,35 +35,40 @@ _KINDS = (
     "unlinkat",
 )
 _NEVER_FOR_WANT_OF_SPACE = {"ftruncate", "fchmod", "utimensat", "unlinkat"}
+_INTERRUPTIBLE = {"openat", "write", "pwritev", "pwritev2", "fallocate", "ftruncate"}
 _SYNCS = {"fsync", "fdatasync"}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens at the Nth call: an error once, an error from then on, or the end of the process."""
+    """What happens at the Nth call: an error once, an error from then on, or the end of the process.
+
+    ``kinds``: the calls that it can happen to.
+    """
 
     name: str
     inject: str
+    kinds: frozenset[str]
 
     def at(self, kind: str, number: int) -> str:
         return f"inject={kind}:{self.inject.format(number)}"
 
 
-_KILL = Fault("SIGKILL", "signal=KILL:when={}")
+_ALL = frozenset(_KINDS)
+_KILL = Fault("SIGKILL", "signal=KILL:when={}", _ALL)
+_INTERRUPTED = Fault("EINTR once", "error=EINTR:when={}", frozenset(_INTERRUPTIBLE))
 _FAULTS = (
     _KILL,
-    Fault("EIO once", "error=EIO:when={}"),
-    Fault("EIO for good", "error=EIO:when={}+"),
-    Fault("ENOSPC once", "error=ENOSPC:when={}"),
-    Fault("ENOSPC for good", "error=ENOSPC:when={}+"),
+    Fault("EIO once", "error=EIO:when={}", _ALL),
+    Fault("EIO for good", "error=EIO:when={}+", _ALL),
+    Fault("ENOSPC once", "error=ENOSPC:when={}", _ALL - _NEVER_FOR_WANT_OF_SPACE),
+    Fault("ENOSPC for good", "error=ENOSPC:when={}+", _ALL - _NEVER_FOR_WANT_OF_SPACE),
+    Fault("EMFILE once", "error=EMFILE:when={}", frozenset({"openat"})),
+    _INTERRUPTED,
 )
-
-
-def _cases() -> Iterator[object]:
-    for kind in _KINDS:
-        for fault in _FAULTS:
-            if "ENOSPC" not in fault.name or kind not in _NEVER_FOR_WANT_OF_SPACE:
-                yield pytest.param(kind, fault, id=f"{kind}, {fault.name}")
+_CASES = [
+    pytest.param(kind, fault, id=f"{kind}, {fault.name}") for kind in _KINDS for fault in _FAULTS if kind in fault.kinds
+]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,14 +101,17 @@ def test_every_kind_of_call_that_changes_a_store_gets_its_faults(update: Ending,
     assert {call.name for call in (*update.calls, *first_pull.calls)} <= set(_KINDS)
 
 
-@pytest.mark.parametrize(("kind", "fault"), list(_cases()))
+@pytest.mark.parametrize(("kind", "fault"), _CASES)
 def test_a_fault_at_any_call_of_an_update_leaves_the_store_whole_and_the_next_run_converges(
     scene: Scene, update: Ending, kind: str, fault: Fault
 ) -> None:
     def judge(store: Path, ending: Ending) -> None:
+        assert ending.done or fault is not _INTERRUPTED
         _assert_ended_well(scene, store, ending)
         scene.assert_nothing_lost(store)
         scene.assert_converges(store, leftovers=1 if ending.killed or kind == "unlinkat" else 0)
+        if ending.killed:
+            scene.assert_collectable(store)
 
     _at_each_call(scene, kind, fault, _Story(update, scene.store, judge))
 
@@ -115,6 +123,7 @@ def test_a_kill_at_any_call_of_a_first_pull_leaves_a_store_that_the_next_run_com
     def judge(store: Path, _: Ending) -> None:
         scene.assert_nothing_lost(store, past=False)
         scene.assert_converges(store, past=False, leftovers=1)
+        scene.assert_collectable(store)
 
     _at_each_call(scene, kind, _KILL, _Story(first_pull, scene.path, judge))
 

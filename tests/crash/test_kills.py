@@ -27,6 +27,10 @@ class Big:
     registry: ScriptedRegistry
     model: ModelHandle
 
+    def wait_for(self, size: float) -> None:
+        """Until so many bytes of the weights have gone out."""
+        self.registry.wait_until(lambda registry: registry.bytes_served(self.model.weights) >= size)
+
 
 @pytest.fixture(scope="module")
 def big() -> Iterator[Big]:
@@ -41,7 +45,7 @@ def test_a_killed_pull_resumes_and_fetches_at_most_one_chunk_per_connection_agai
     registry, model, store = big.registry, big.model, tmp_path / "store"
     registry.forget_requests()
     run = puller.start(store, model.name, connections=_CONNECTIONS)
-    registry.wait_until(lambda r: r.bytes_served(model.weights) >= share * model.weights_size)
+    big.wait_for(share * model.weights_size)
     assert run.kill().killed
     assert assert_store_whole(store) == {}
     held = bytes_held(store, model.weights, model.blobs[model.weights])
@@ -60,7 +64,7 @@ def test_a_pull_killed_again_and_again_gets_there(big: Big, puller: Puller, tmp_
     registry.forget_requests()
     for kill in range(1, 6):
         run = puller.start(store, model.name, connections=_CONNECTIONS)
-        registry.wait_until(lambda r, kill=kill: r.bytes_served(model.weights) >= kill * 1.5 * CHUNK_SIZE)
+        big.wait_for(kill * 1.5 * CHUNK_SIZE)
         run.kill()
         assert_store_whole(store)
 

@@ -122,13 +122,10 @@ class _Pull:
         self._report(self._snapshot())
 
     async def _tick(self) -> None:
-        last = None
+        # Unchanged values too: whoever shows only some of them must get to see where a pull has come to a halt.
         while True:
             await asyncio.sleep(_REPORT_EVERY)
-            now = self._snapshot()
-            if now != last:
-                self._report(now)
-            last = now
+            self._report(self._snapshot())
 
     async def _watch_for_removal(self, mark: int) -> None:
         while True:

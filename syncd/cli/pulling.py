@@ -1,5 +1,6 @@
 """``syncd pull``."""
 
+import asyncio
 import os
 import random
 import sys
@@ -113,7 +114,15 @@ async def _pull_all(
             except SyncdError as error:
                 view.failed(reference, error)
                 code = code or error.exit_code
+                _heed_cancellation()
     return code
+
+
+def _heed_cancellation() -> None:
+    """End here if a signal came while the pull was failing: a TaskGroup that is aborting drops a cancellation."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _view(*, quiet: bool, as_json: bool) -> PullView:

@@ -72,14 +72,15 @@ class BlobFetch:
         """Fetch what is missing, verify the whole by SHA-256, and give the chunk map.
 
         A blob that does not match is fetched once more, from another source where there is one. Raise
-        ``IntegrityError`` if that does not match either (nothing is kept then), else ``SyncdError``; what verified
-        chunks there are stay in the partial file for the next run.
+        ``IntegrityError`` if that does not match either (nothing is kept then), else ``SyncdError``: the chunks that
+        came stay in the partial file for the next run, unless an fsync failed: then nothing in it can be trusted.
         """
         journal = Journal(self._partial.open_journal(), self._blob)
         try:
             return await self._verified(journal)
-        except IntegrityError:
-            await in_thread(self._partial.discard)
+        except SyncdError:
+            if self._partial.poisoned:
+                await in_thread(self._partial.discard)
             raise
         finally:
             journal.close()
@@ -95,6 +96,7 @@ class BlobFetch:
         second = await self._attempt(journal, {}, avoid=first.sources)
         if second.digest == self._blob.digest:
             return second.chunks
+        await in_thread(self._partial.discard)
         raise IntegrityError(
             f"{self._blob.digest}: the bytes from {_origins(second.sources)} hash to {second.digest}",
             hint="nothing of it was kept; the registry, or a proxy on the way, serves damaged or false data",
@@ -145,4 +147,4 @@ async def _run(transfer: Transfer, *, one_stream: bool) -> Digest:
     try:
         return await transfer.run(one_stream=one_stream)
     except BaseExceptionGroup as group:
-        raise only_error(group, (OneStreamError, SyncdError)) from group
+        raise only_error(group, (SyncdError, OneStreamError)) from group

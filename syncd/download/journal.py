@@ -6,15 +6,18 @@ Header: magic, SHA-256 and size of the blob, chunk size, CRC-32 of these. Record
 Whatever does not check out ends the journal: a torn tail after a crash, another blob's, another chunk size's.
 """
 
+import errno
 import os
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from syncd.errors import StoreError
+from syncd.errors import SyncdError
 from syncd.oci.chunks import BLAKE3_BYTES, CHUNK_SIZE, chunk_bounds, chunk_count
 from syncd.oci.manifest import Descriptor
+from syncd.store.files import error_of
 
 _MAGIC = b"syncdj1\n"
 _HEADER = struct.Struct(f">{len(_MAGIC)}s32sQQI")
@@ -70,7 +73,7 @@ class Journal:
         self._blob = blob
 
     def read(self) -> Mapping[int, bytes]:
-        """The claims; a journal that is another's, or torn, is cut back to what checks out. Raise ``StoreError``."""
+        """The claims; a journal that is another's, or torn, is cut back to what checks out. Raise ``SyncdError``."""
         try:
             claims = parse(os.pread(self._fd, os.fstat(self._fd).st_size, 0), self._blob)
             os.ftruncate(self._fd, claims.length)
@@ -81,14 +84,14 @@ class Journal:
         return claims.chunks
 
     def claim(self, index: int, blake3: bytes) -> None:
-        """Chunk ``index`` has been written. Raise ``StoreError``."""
+        """Chunk ``index`` has been written. Raise ``SyncdError``."""
         try:
             _append(self._fd, record(index, blake3))
         except OSError as error:
             raise self._failure(error) from error
 
     def clear(self) -> None:
-        """Claim nothing any more. Raise ``StoreError``."""
+        """Claim nothing any more. Raise ``SyncdError``."""
         try:
             os.ftruncate(self._fd, 0)
             _append(self._fd, header(self._blob))
@@ -99,11 +102,11 @@ class Journal:
         """Let go of the file."""
         os.close(self._fd)
 
-    def _failure(self, error: OSError) -> StoreError:
-        return StoreError(f"the journal of {self._blob.digest} cannot be kept: {error.strerror}")
+    def _failure(self, error: OSError) -> SyncdError:
+        return error_of(error, Path(f"the journal of {self._blob.digest}"))
 
 
 def _append(fd: int, content: bytes) -> None:
-    # The descriptor is O_APPEND. A short write leaves a torn record behind, which ends the journal for its next reader.
+    # The descriptor is O_APPEND. A short write means a full disk; the torn record ends the journal for its next reader.
     if os.write(fd, content) != len(content):
-        raise OSError(0, "short write")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

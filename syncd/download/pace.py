@@ -69,6 +69,8 @@ class Connection:
 
     def drop(self, reason: str) -> None:
         """End its wait for bytes: the reader gets a TimeoutError, once its last write has returned."""
+        if self.verdict is not None:
+            return  # on its way out already: its last write has not returned yet
         self.verdict = reason
         if self.scope is not None:
             self.scope.reschedule(asyncio.get_running_loop().time())

@@ -13,16 +13,13 @@ from syncd.aio import in_thread
 from syncd.errors import BusyError
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
-from syncd.store.leases import LEASE_SECONDS, LeaseState
+from syncd.store.leases import LeaseState
 from syncd.store.models import BrokenModel, StoredModel
 from syncd.store.root import Store
 from syncd.store.sweep import HeldBlob, StagedFile
 
 GRACE_SECONDS = 3600.0
 """A blob stays for an hour after its last reference: a server may have resolved its path and still wait in a queue."""
-
-PARTIAL_SECONDS = LEASE_SECONDS
-"""How long what an interrupted pull fetched waits for the next try."""
 
 _LOCK_SECONDS = 60.0
 
@@ -81,10 +78,7 @@ def plan_collection(
     return CollectionPlan(
         blobs=tuple(blob for blob in stored if blob.digest in free and now - blob.modified > GRACE_SECONDS),
         staged=tuple(
-            file
-            for file in files
-            if file.digest not in kept
-            and now - newest[file.digest or file.name] > (PARTIAL_SECONDS if file.digest else GRACE_SECONDS)
+            file for file in files if file.digest not in kept and now - newest[file.digest or file.name] > GRACE_SECONDS
         ),
     )
 

@@ -17,7 +17,7 @@ from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName, Reference, case_conflict
 from syncd.registry.client import FetchedManifest, RegistryClient
 from syncd.store.blobs import BlobStatus
-from syncd.store.leases import Lease
+from syncd.store.leases import Lease  # noqa: TC001 - types stand beside what they type
 from syncd.store.locks import Lock
 from syncd.store.models import TagMovedError
 from syncd.store.root import Store
@@ -28,6 +28,7 @@ log = structlog.get_logger()
 _POLL = 0.1  # seconds between two looks at a lock, or at what its holder has done
 _REPORT_EVERY = 0.1  # seconds
 _TRIES = 3  # how often a tag may move, or an outside Ollama may take blobs away, under one pull
+_HASHES_AT_ONCE = 4  # each takes a thread for as long as a blob takes to read
 _BLOBS_AT_ONCE = 16  # open files are bounded by this, however many layers a model has
 
 
@@ -85,6 +86,8 @@ class _Pull:
         self._phase = Phase.RESOLVING
         self._digest: Digest | None = None
         self._tracks: dict[Digest, _Track] = {}
+        self._lease: Lease | None = None
+        self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._started = time.monotonic()
         self._log = log.bind(name=str(reference))
 
@@ -129,11 +132,12 @@ class _Pull:
 
     async def _watch_for_removal(self, mark: int) -> None:
         while True:
-            await self._stop_if_removed(mark)
+            self._stop_if_removed(mark)
             await asyncio.sleep(5 * _POLL)
 
-    async def _stop_if_removed(self, mark: int) -> None:
-        if await in_thread(self._store.locks.removal_mark, self._name) != mark:
+    def _stop_if_removed(self, mark: int) -> None:
+        # On the loop, as the locks are tried: all threads may be busy for minutes with hashing what an Ollama left.
+        if self._store.locks.removal_mark(self._name) != mark:
             raise CancelledByRemovalError(f"{self._name} was removed while it was being pulled")
 
     # One process at a time pulls a name.
@@ -147,7 +151,7 @@ class _Pull:
             await asyncio.sleep(_POLL)
             lock = self._store.locks.try_name(self._name)
         with lock:
-            await self._stop_if_removed(mark)  # the lock may have come sooner than the watch looked again
+            self._stop_if_removed(mark)  # the lock may have come sooner than the watch looked again
             for _ in range(_TRIES):
                 try:
                     return await self._once()
@@ -193,18 +197,12 @@ class _Pull:
         with await self._store.locks.references(shared=True) as held:
             async with entered(self._store.leases.take, self._name, found.manifest, held) as lease:
                 held.release()
-                await self._under(lease, found, seen)
-        return self._outcome(found.manifest, current=False)
-
-    async def _under(self, lease: Lease, found: FetchedManifest, seen: Digest | None) -> None:
-        try:
-            await self._bring_and_publish(found, seen)
-        except SyncdError as error:
-            # What may go on next time keeps its lease, and with it the blobs that are in already.
-            if not error.transient:
+                self._lease = lease
+                # Where this fails the lease stays: for seven days nobody collects what is in already.
+                await self._bring_and_publish(found, seen)
                 await in_thread(lease.release)
-            raise
         await in_thread(self._store.leases.drop_dead, self._name)
+        return self._outcome(found.manifest, current=False)
 
     def _refuse_case_conflicts(self) -> None:
         for stored in self._store.models.names():
@@ -285,15 +283,19 @@ class _Pull:
         lock = self._store.locks.try_digest(blob.digest)
         if lock is None:
             return  # whoever holds it has reserved it
-        with lock, self._store.blobs.stage(blob) as partial:
-            if partial.fresh:
-                fresh.append(blob)
+        with lock:
+            if self._store.blobs.status(blob) is not BlobStatus.ABSENT:
+                return  # another pull has brought it in since we looked
+            with self._store.blobs.stage(blob) as partial:
+                if partial.fresh:
+                    fresh.append(blob)
 
     def _unreserve(self, blob: Descriptor) -> None:
         lock = self._store.locks.try_digest(blob.digest)
         if lock is not None:
             with lock:
-                self._store.blobs.discard(blob.digest)
+                if self._store.blobs.read_journal(blob.digest) is None:  # else another pull has begun to fill it
+                    self._store.blobs.discard(blob.digest)
 
     async def _bring_one(self, track: _Track, room: asyncio.Semaphore) -> None:
         async with room:
@@ -320,9 +322,10 @@ class _Pull:
         def advance(count: int) -> None:
             track.done += count
 
-        whole = await in_thread_stoppable(
-            lambda cancelled: self._store.blobs.verify(track.blob, on_bytes=advance, cancelled=cancelled)
-        )
+        async with self._hashing:
+            whole = await in_thread_stoppable(
+                lambda cancelled: self._store.blobs.verify(track.blob, on_bytes=advance, cancelled=cancelled)
+            )
         self._log.info("blob.verified" if whole else "blob.refused", digest=str(track.blob.digest))
         return whole
 
@@ -333,6 +336,8 @@ class _Pull:
             track.state = BlobState.FETCHING
             chunks = await track.fetch.run()
             await in_thread(self._store.blobs.commit, partial, chunks)
+        if self._lease is not None:
+            await in_thread(self._lease.touch)  # its seven days begin anew with what there is to keep
         self._log.info(
             "blob.stored",
             digest=str(track.blob.digest),

@@ -85,7 +85,8 @@ async def remove(store: Store, name: ModelName, *, now: float, timeout: float = 
     await in_thread(store.locks.mark_removal, name)
     try:
         async with asyncio.timeout(timeout):
-            name_lock = await store.locks.name(name)
+            # Marked again while it waits: a pull that began in between may have won the lock.
+            name_lock = await store.locks.name(name, on_wait=lambda: store.locks.mark_removal(name))
     except TimeoutError as error:
         raise BusyError(f"{name}: its pull has not stopped within {timeout:g} s", hint="run it again") from error
     with name_lock:

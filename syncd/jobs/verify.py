@@ -1,10 +1,11 @@
 """Verification: hash every blob of the named models, once each, and report every fault."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from syncd.aio import in_thread
+from syncd.aio import entered, in_thread
 from syncd.errors import IntegrityError, NotAuthorisedError, NotFoundError, SyncdError
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
@@ -127,10 +128,9 @@ async def _judge(store: Store, blob: Descriptor, hashed: Callable[[int], None]) 
     where = store.path / BLOBS / blob_file(blob.digest)
     try:
         for _ in range(_ATTEMPTS):
-            check = await in_thread(store.blobs.open_check, blob)
-            if check is None:
-                return FaultKind.MISSING, f"{where} is not there"
-            with check:
+            async with entered(_opened, store, blob) as check:
+                if check is None:
+                    return FaultKind.MISSING, f"{where} is not there"
                 while await in_thread(check.step, _SLICE_BYTES):
                     hashed(check.done)
                 verdict = await in_thread(_conclude, store, check)
@@ -143,6 +143,10 @@ async def _judge(store: Store, blob: Descriptor, hashed: Callable[[int], None]) 
     except SyncdError as error:
         return FaultKind.UNREADABLE, error.message
     return FaultKind.WRONG_BYTES, f"{where} is being written to by somebody else"
+
+
+def _opened(store: Store, blob: Descriptor) -> AbstractContextManager[BlobCheck | None]:
+    return store.blobs.open_check(blob) or nullcontext()
 
 
 def _detail(verdict: Verdict, check: BlobCheck) -> str:
@@ -160,9 +164,13 @@ def _conclude(store: Store, check: BlobCheck) -> Verdict:
         return check.verdict()  # a pull is at this blob: what is known of it is its business
     with lock:
         try:
-            return store.blobs.conclude(check)
+            verdict = store.blobs.conclude(check)
+            if verdict is Verdict.RIGHT:
+                # Whoever took its last model away meanwhile could not start its hour of grace.
+                store.blobs.refresh(check.blob)
         except NotAuthorisedError:
             return check.verdict()  # another user's file: right or wrong, it cannot be made the store's own
+        return verdict
 
 
 def _still_using(store: Store, blob: Descriptor, models: Iterable[StoredModel]) -> list[StoredModel]:

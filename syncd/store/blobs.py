@@ -79,7 +79,8 @@ class BlobStore:
         verdict = check.verdict()
         if verdict is Verdict.RIGHT:
             return verdict if self._adopt(check) else Verdict.CHANGED
-        if verdict is not Verdict.CHANGED:
+        # A wrong size may be the manifest's lie about a blob that is right by another manifest.
+        if verdict in {Verdict.WRONG_BYTES, Verdict.UNREADABLE}:
             self._forget(check)
         return verdict
 
@@ -105,7 +106,7 @@ class BlobStore:
     def refresh(self, blob: Descriptor) -> None:
         """Give a stored blob a fresh mtime, so that nobody's collection takes it, and a link in ``keep/``.
 
-        A blob without a matching record is left alone. ``StoreError`` if it is gone.
+        One without a matching record, never hashed yet, gets the mtime alone. ``StoreError`` if it is gone.
         """
         file = layout.blob_file(blob.digest)
         fd = self._blobs.open_file(file)
@@ -115,10 +116,11 @@ class BlobStore:
         try:
             record = self._records.get(blob.digest)
             with translated(path):
-                if record is None or record.identity != Identity.of(os.fstat(fd)):
-                    return
+                known = record is not None and record.identity == Identity.of(os.fstat(fd))
                 os.utime(fd)
                 identity = Identity.of(os.fstat(fd))
+            if record is None or not known:
+                return
             self._records.put(Record(blob.digest, identity, record.chunks))
             if not same_file(os.fstat(fd), self._keep.stat(file)):
                 self._blobs.link(file, self._keep, file, through=self._staging)
@@ -132,7 +134,7 @@ class BlobStore:
         for blob in blobs:
             lock = self._locks.try_digest(blob.digest)
             if lock is None:
-                continue  # whoever works on it gives it a fresh mtime
+                continue  # whoever works on it, a pull or a verification, gives it a fresh mtime
             with lock, suppress(SyncdError):
                 self.refresh(blob)
 
@@ -181,6 +183,9 @@ class BlobStore:
         if not same_file(verified, self._staging.stat(staged)) or verified.st_size != partial.blob.size:
             raise StoreError(f"{partial.path} was replaced or cut while it was being fetched", hint="run it again")
         self._settle(partial)
+        with translated(partial.path):
+            # Taken before anybody else can open the file: what is written into it later must not be vouched for.
+            identity = Identity.of(os.fstat(partial.fd))
         self._staging.link(staged, self._keep, file, through=self._staging)
         self._staging.rename(staged, self._blobs, file)
         try:
@@ -192,8 +197,6 @@ class BlobStore:
             with suppress(SyncdError):
                 self._keep.unlink(file, missing_ok=True)
             raise
-        with translated(partial.path):
-            identity = Identity.of(os.fstat(partial.fd))
         self._records.put(Record(partial.blob.digest, identity, chunks))
         self._staging.unlink(layout.journal_file(partial.blob.digest), missing_ok=True)
 

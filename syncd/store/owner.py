@@ -72,8 +72,13 @@ def become(owner: Owner) -> None:
     """Turn root into ``owner`` for good: groups, then gid, then uid, real, effective and saved alike (setresuid(2))."""
     with translated(Path("/proc/self")):
         try:
-            os.initgroups(pwd.getpwuid(owner.uid).pw_name, owner.gid)
+            # The user's own group, not the folder's: after a chown without a group that is still root's.
+            entry = pwd.getpwuid(owner.uid)
         except KeyError:
-            os.setgroups([owner.gid])
-        os.setresgid(owner.gid, owner.gid, owner.gid)
+            gid = owner.gid
+            os.setgroups([gid])
+        else:
+            gid = entry.pw_gid
+            os.initgroups(entry.pw_name, gid)
+        os.setresgid(gid, gid, gid)
         os.setresuid(owner.uid, owner.uid, owner.uid)

@@ -35,6 +35,11 @@ class Partial:
             raise StoreError(f"{self.path}: an earlier fsync failed, so nothing in it can be trusted")
         return self._fd
 
+    @property
+    def poisoned(self) -> bool:
+        """Whether an fsync failed: the kernel may have dropped what it covered, and nothing here can be trusted."""
+        return self._poisoned
+
     def write(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
         """Write all parts behind each other from ``offset`` (bytes) on."""
         if offset < 0 or offset + sum(len(part) for part in parts) > self.blob.size:

@@ -37,10 +37,18 @@ def init(path: Path, *, owner: Owner | None, allow_network_filesystem: bool = Fa
         ):
             with root.make_sub(name, mode) as made:
                 if name == layout.OWN:
+                    if os.fstat(made.fd).st_uid != owner.uid:
+                        _distrust(made)
                     check_version(made, path, create=True)
         names = Counter(_files(root))
         for name in (layout.MANIFESTS, layout.BLOBS, layout.OWN):
             _hand_over(root, name, owner, names)
+
+
+def _distrust(own: Folder) -> None:
+    """Forget what another user's ``.syncd`` claims: a record that somebody planted would vouch for a false blob."""
+    for name in (layout.RECORDS, layout.LEASES):
+        own.remove_tree(name)
 
 
 def _files(root: Folder) -> Iterator[tuple[int, int]]:

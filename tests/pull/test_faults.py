@@ -259,7 +259,6 @@ async def test_bytes_that_stay_false_are_refused_and_nothing_of_them_is_kept(
     assert refused.value.hint
     assert assert_store_whole(store_path) == {}
     assert not list((store_path / ".syncd" / "staging").iterdir())
-    assert not list((store_path / ".syncd" / "leases").iterdir())
 
 
 @pytest.mark.parametrize("announced", ["not", "wholly"])

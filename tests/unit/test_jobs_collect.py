@@ -205,18 +205,18 @@ async def test_what_a_killed_collection_left_in_the_trash_goes(store: Store) -> 
     assert list((store.path / ".syncd" / "trash").iterdir()) == []
 
 
-async def test_partials_go_after_a_week_unless_somebody_holds_them(store: Store) -> None:
+async def test_partials_that_no_lease_keeps_go_after_an_hour_unless_somebody_holds_them(store: Store) -> None:
     with store.blobs.stage(descriptor(WEIGHTS)) as partial:
         os.close(partial.open_journal())
     staging = store.path / ".syncd" / "staging"
 
-    assert (await collect.collect(store, now=later(LEASE_SECONDS - 60))).staged == ()
+    assert (await collect.collect(store, now=later(HOUR - 60))).staged == ()
     held = store.locks.try_digest(descriptor(WEIGHTS).digest)
     assert held is not None
     with held:
-        assert (await collect.collect(store, now=later(LEASE_SECONDS + 60))).staged == ()
+        assert (await collect.collect(store, now=later(HOUR + 60))).staged == ()
         assert len(list(staging.iterdir())) == 2
-    assert len((await collect.collect(store, now=later(LEASE_SECONDS + 60))).staged) == 2
+    assert len((await collect.collect(store, now=later(HOUR + 60))).staged) == 2
     assert list(staging.iterdir()) == []
 
 

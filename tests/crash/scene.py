@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -175,12 +175,17 @@ class Scene:
         for name, digest in visible.items():
             assert digest in expected[name], f"{name} is {digest}"
 
-    def assert_converges(self, store: Path, *, past: bool = True, leftovers: int = 0) -> None:
+    def assert_converges(
+        self, store: Path, *, past: bool = True, leftovers: int = 0, verified: Collection[str] = ()
+    ) -> None:
         """One more run makes it whole and current, fetches only what was not there, and leaves nothing behind.
 
-        ``leftovers``: so many temporary files at most, of a process that was killed while it wrote one.
+        ``leftovers``: so many temporary files at most, of a process that was killed while it wrote one. ``verified``:
+        blobs that are known to have been there whole.
         """
         held = {digest: bytes_held(store, digest, blob) for digest, blob in self.new.blobs.items()}
+        for digest in verified:
+            assert held[digest] == self.new.blobs[digest].size, f"{digest} was there, and its journal is lost"
         self.registry.forget_requests()
         ending = self.puller.pull(store, self.new.name)
         assert ending.done, ending.result

@@ -37,6 +37,7 @@ _KINDS = (
 _NEVER_FOR_WANT_OF_SPACE = {"ftruncate", "fchmod", "utimensat", "unlinkat"}
 _INTERRUPTIBLE = {"openat", "write", "pwritev", "pwritev2", "fallocate", "ftruncate"}
 _SYNCS = {"fsync", "fdatasync"}
+_HEADER_AND_CLAIM = 2  # writes to the journal of a blob of one chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ def test_a_fault_at_any_call_of_an_update_leaves_the_store_whole_and_the_next_ru
         assert ending.done or fault is not _INTERRUPTED
         _assert_ended_well(scene, store, ending)
         scene.assert_nothing_lost(store)
-        scene.assert_converges(store, leftovers=1 if ending.killed or kind == "unlinkat" else 0)
+        leftovers = 1 if ending.killed or kind == "unlinkat" else 0
+        scene.assert_converges(store, leftovers=leftovers, verified=_verified(ending) if ending.killed else ())
         if ending.killed:
             scene.assert_collectable(store)
 
@@ -120,9 +122,9 @@ def test_a_fault_at_any_call_of_an_update_leaves_the_store_whole_and_the_next_ru
 def test_a_kill_at_any_call_of_a_first_pull_leaves_a_store_that_the_next_run_completes(
     scene: Scene, first_pull: Ending, kind: str
 ) -> None:
-    def judge(store: Path, _: Ending) -> None:
+    def judge(store: Path, ending: Ending) -> None:
         scene.assert_nothing_lost(store, past=False)
-        scene.assert_converges(store, past=False, leftovers=1)
+        scene.assert_converges(store, past=False, leftovers=1, verified=_verified(ending))
         scene.assert_collectable(store)
 
     _at_each_call(scene, kind, _KILL, _Story(first_pull, scene.path, judge))
@@ -145,7 +147,7 @@ def _at_each_call(scene: Scene, kind: str, fault: Fault, story: _Story) -> None:
     # Beyond those: a pull that met a fault may go on by calls that others don't make.
     for number in itertools.chain(wanted, itertools.count(len(calls) + 1)):
         store = story.new_store()
-        options = ("-e", f"trace={kind},fsync,fdatasync,unlinkat", "-e", fault.at(kind, number))
+        options = ("-e", f"trace={kind},write,fsync,fdatasync,unlinkat", "-e", fault.at(kind, number))
         ending = scene.puller.traced(store, scene.new.name, store.with_name("trace"), *options)
         if not ending.hit:
             break
@@ -165,11 +167,18 @@ def _assert_ended_well(scene: Scene, store: Path, ending: Ending) -> None:
     assert "unexpected" not in ending.result, ending.result["unexpected"]
     if ending.killed:
         return
+    _assert_no_failed_sync_was_tried_again(ending.calls)
     if ending.done:  # the fault did not matter: then it has to be all there
         scene.assert_current(store, leftovers=1 if ending.hit else 0)
         return
     assert ending.result["message"]
-    _assert_no_failed_sync_was_tried_again(ending.calls)
+
+
+def _verified(ending: Ending) -> set[str]:
+    """The blobs (of one chunk each) whose chunk was noted in the journal, after its header, before the end came."""
+    journals = [Path(call.paths[0]) for call in ending.calls if call.name == "write" and call.ok]
+    noted = {path.stem for path in journals if path.suffix == ".journal" and journals.count(path) >= _HEADER_AND_CLAIM}
+    return {file.replace("-", ":") for file in noted}
 
 
 def _assert_no_failed_sync_was_tried_again(calls: tuple[strace.Call, ...]) -> None:

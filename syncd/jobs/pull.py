@@ -17,7 +17,7 @@ from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName, Reference, case_conflict
 from syncd.registry.client import FetchedManifest, RegistryClient
 from syncd.store.blobs import BlobStatus
-from syncd.store.leases import Lease  # noqa: TC001 - types stand beside what they type
+from syncd.store.leases import Lease
 from syncd.store.locks import Lock
 from syncd.store.models import TagMovedError
 from syncd.store.root import Store

@@ -1,9 +1,9 @@
 """Every answer that a registry, a CDN or a network can give, and what a pull makes of it."""
 
 import asyncio
+import errno
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,17 +16,18 @@ from syncd.errors import (
     RedirectRefusedError,
     RegistryError,
     RegistryUnavailableError,
+    StoreError,
     SyncdError,
 )
+from syncd.jobs.collect import collect
+from syncd.jobs.progress import PullProgress
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.registry.hosts import RegistryConfig
+from syncd.store.root import Store
 from tests.pull.world import QUICK, pulled
 from tests.support.models import build_model, synthetic_model
 from tests.support.oracle import assert_store_whole, snapshot
 from tests.support.registry import Kind, ModelHandle, ScriptedRegistry
-
-if TYPE_CHECKING:
-    from syncd.jobs.progress import PullProgress
 
 MIB = 1 << 20
 
@@ -259,6 +260,60 @@ async def test_bytes_that_stay_false_are_refused_and_nothing_of_them_is_kept(
     assert refused.value.hint
     assert assert_store_whole(store_path) == {}
     assert not list((store_path / ".syncd" / "staging").iterdir())
+
+
+async def test_an_odd_answer_ends_the_pull_but_costs_no_chunk_that_is_in(
+    registry: ScriptedRegistry, large: ModelHandle, store_path: Path
+) -> None:
+    registry.throttle(20 * MIB, digest=large.weights)
+    registry.answer(200, body=b"<html>log in first</html>", digest=large.weights, skip=3, times=50)
+
+    with pytest.raises(SyncdError):
+        await pulled(large.name, store_path, settings=FetchSettings(connections=1))
+    registry.heal()
+    outcome = await pulled(large.name, store_path)
+
+    assert outcome.found_bytes >= 3 * CHUNK_SIZE
+    assert_store_whole(store_path)
+
+
+async def test_what_is_in_stays_leased_after_a_failure_that_no_retry_mends(
+    registry: ScriptedRegistry, large: ModelHandle, store_path: Path
+) -> None:
+    registry.throttle(20 * MIB, digest=large.weights)
+    registry.answer(404, digest=large.weights, skip=2)
+    with pytest.raises(NotFoundError):
+        await pulled(large.name, store_path, settings=FetchSettings(connections=2))
+
+    with Store.open(store_path, create=False) as store:
+        taken = await collect(store, now=time.time() + 2 * 3600)
+
+    assert taken.freed == 0
+    assert (store_path / "blobs" / large.config.replace(":", "-")).exists()
+
+
+async def test_after_a_failed_fsync_on_the_way_nothing_of_the_partial_is_believed(
+    registry: ScriptedRegistry, large: ModelHandle, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, "the disk's")
+
+    registry.drop_after(9 * MIB, digest=large.weights, times=99, skip=2)
+    hasty = FetchSettings(connections=1, attempts=1)
+    with pytest.raises(SyncdError):
+        await pulled(large.name, store_path, settings=hasty)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fdatasync", failing)
+        with pytest.raises(StoreError):
+            await pulled(large.name, store_path)
+    registry.heal()
+    registry.forget_requests()
+
+    outcome = await pulled(large.name, store_path)
+
+    assert registry.bytes_served(large.weights) == large.weights_size
+    assert outcome.fetched_bytes >= large.weights_size
+    assert_store_whole(store_path)
 
 
 @pytest.mark.parametrize("announced", ["not", "wholly"])

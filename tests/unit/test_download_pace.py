@@ -1,6 +1,8 @@
 import asyncio
 import time
 
+import pytest
+
 from syncd.download.pace import Connection, RateLimit, Siblings, delay
 
 MB = 1_000_000
@@ -93,3 +95,19 @@ async def test_no_limit_never_waits() -> None:
     await RateLimit(None, clock=time.monotonic).spend(1 << 50)
 
     assert time.monotonic() - started < 0.1
+
+
+async def test_a_connection_that_is_still_writing_can_be_dropped_again() -> None:
+    connection = running(MB)
+
+    async def read() -> None:
+        async with asyncio.timeout(None) as connection.scope:
+            connection.drop("slow")
+            connection.drop("slow")
+            try:
+                await asyncio.sleep(5)
+            finally:
+                connection.drop("slow")
+
+    with pytest.raises(TimeoutError):
+        await read()

@@ -117,3 +117,16 @@ async def test_a_pull_that_does_not_let_go_is_busy(store: Store) -> None:
         await remove.remove(store, NAME, now=time.time(), timeout=0.2)
 
     assert store.models.read(NAME) == MINE
+
+
+async def test_what_somebody_planted_in_place_of_a_manifest_can_be_removed_and_is_not_followed(store: Store) -> None:
+    publish(store, b"weights")
+    target = store.path.parent / "theirs"
+    target.write_text("of another")
+    manifest_path(store).unlink()
+    manifest_path(store).symlink_to(target)
+
+    await remove.remove(store, NAME, now=time.time())
+
+    assert not manifest_path(store).is_symlink()
+    assert target.read_text() == "of another"

@@ -20,7 +20,7 @@ setup: system $(VENV)/.installed
 
 # Programs that tests and demo run for real. Missing ones fail the tests in CI and are skipped, loudly, elsewhere.
 system:
-	@.ci/system-packages docker-registry strace
+	@.ci/system-packages docker-registry strace e2fsprogs mount
 
 $(VENV)/.installed: pyproject.toml
 	@.ci/system-packages python3-venv

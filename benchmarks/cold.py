@@ -1,5 +1,6 @@
 """A cold pull from docker-registry, side by side with what people use instead, and with the floor."""
 
+import resource
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,15 +23,29 @@ def measure(world: World) -> Iterator[Section]:
         world.require(world.size)
         with docker_registry(world, [model]) as host:
             seconds: dict[str, list[float]] = {name: [] for name in _CONTESTANTS}
+            processor: dict[str, list[float]] = {name: [] for name in _CONTESTANTS}
             for number in range(world.rounds + 1):
                 for name, contestant in _CONTESTANTS.items():
                     with world.fresh("target") as target:
                         target.mkdir()
+                        before = _processor_seconds()
                         took = contestant(world, model, host, target)
+                        used = _processor_seconds() - before
                     world.say(f"{'warm-up' if number == 0 else f'round {number}'}: {name} {took:.2f} s")
                     if number:
                         seconds[name].append(took)
-    yield _section(world, {name: Sample(tuple(values)) for name, values in seconds.items()})
+                        processor[name].append(used)
+    yield _section(world, _samples(seconds), _samples(processor))
+
+
+def _samples(measured: Mapping[str, list[float]]) -> Mapping[str, Sample]:
+    return {name: Sample(tuple(values)) for name, values in measured.items()}
+
+
+def _processor_seconds() -> float:
+    """What all children that have ended used, user and system: less moved by what else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _syncd(world: World, model: Model, host: str, target: Path) -> float:
@@ -80,7 +95,7 @@ _CONTESTANTS: Mapping[str, Contestant] = {
 }
 
 
-def _section(world: World, samples: Mapping[str, Sample]) -> Section:
+def _section(world: World, samples: Mapping[str, Sample], processor: Mapping[str, Sample]) -> Section:
     own = samples["syncd pull"].median
     aria2, curl, floor = (samples[name].median / own for name in ("aria2c", "curl, tee, openssl", "floor"))
     sparse = samples["aria2c, no preallocation"].median / own
@@ -92,7 +107,7 @@ def _section(world: World, samples: Mapping[str, Sample]) -> Section:
             Goal(f"{_OF_THE_FLOOR} of the floor's speed (an aim)", f"{floor:.2f}", floor >= _OF_THE_FLOOR),
             Goal("as fast as aria2c without its preallocation", f"{sparse:.2f} times", None),
         ),
-        columns=("contestant", "median s", "min s", "max s", "MB/s"),
+        columns=("contestant", "median s", "min s", "max s", "MB/s", "processor s"),
         rows=[
             (
                 name,
@@ -100,6 +115,7 @@ def _section(world: World, samples: Mapping[str, Sample]) -> Section:
                 f"{min(sample.values):.2f}",
                 f"{max(sample.values):.2f}",
                 f"{world.size / MB / sample.median:.0f}",
+                f"{processor[name].median:.2f}",
             )
             for name, sample in samples.items()
         ],
@@ -115,6 +131,9 @@ def _section(world: World, samples: Mapping[str, Sample]) -> Section:
             f"aria2c: `{' '.join(_ARIA2)} --checksum=sha-256=…`, its own default being to preallocate.",
             "curl: `curl URL | tee FILE | openssl sha256`.",
             "floor: `benchmarks/floor.py`, a bare loop of recv_into, pwrite and SHA-256 in threads, preallocated.",
-            "The registry runs on the same cores and needs a good part of them in every contestant's time.",
+            (
+                "The registry runs on the same cores and needs a good part of them in every contestant's time."
+                " 'Processor s' (median) is what the contestant itself used, user and system, on all cores."
+            ),
         ),
     )

@@ -57,7 +57,7 @@ def _watched(world: World, name: str, store: Path) -> dict[str, float]:
 
 def _peak(world: World, command: list[str]) -> int:
     """The highest VmHWM of the process, in bytes: not ru_maxrss, which a child inherits from who forked it."""
-    process = subprocess.Popen(command, env=world.environ, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=world.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     status = Path(f"/proc/{process.pid}/status")
     peak = 0
     while process.poll() is None:

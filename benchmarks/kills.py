@@ -62,7 +62,7 @@ def measure(world: World) -> Iterator[Section]:
 def _one(world: World, model: Model, host: str, store: Path, moment: float) -> _Kill | None:
     """None if the pull was over, or had not begun to write, by then."""
     command = world.syncd("pull", reference(host, model), "--store", store, "--json")
-    process = subprocess.Popen(command, env=world.environ, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=world.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(moment)
     finally:

@@ -26,6 +26,7 @@ def facts(now: dt.datetime) -> list[tuple[str, str]]:
         ("date", now.strftime("%Y-%m-%d %H:%M UTC")),
         ("syncd", f"{__version__}, commit {_first_line(('git', 'describe', '--always', '--dirty'))}"),
         ("cores", f"{os.cpu_count()} x {_cpu()}"),
+        ("load when it began", f"{os.getloadavg()[0]:.1f}"),
         ("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB:.1f} GiB"),
         ("kernel", f"{platform.system()} {platform.release()}"),
         ("Python", f"{platform.python_implementation()} {platform.python_version()}"),

@@ -47,7 +47,7 @@ def main() -> int:
         sys.stderr.write(f"not installed: {', '.join(missing)}\n")
         return 1
     signal.signal(signal.SIGTERM, _stop)
-    started = time.monotonic()
+    started, about = time.monotonic(), facts(dt.datetime.now(dt.UTC))
 
     def say(text: str) -> None:
         sys.stderr.write(f"[{time.monotonic() - started:6.1f} s] {text}\n")
@@ -63,7 +63,7 @@ def main() -> int:
             say=say,
         )
         sections, failed = _measured(world, options.only or list(_MEASUREMENTS))
-    page = _page(sections, _command(options))
+    page = _page(sections, _command(options), about)
     if options.quick or options.only or failed:
         sys.stdout.write(page)
     else:
@@ -106,7 +106,7 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _page(sections: Iterable[Section], command: str) -> str:
+def _page(sections: Iterable[Section], command: str, about: Iterable[tuple[str, str]]) -> str:
     sections = list(sections)
     goals = table(
         ("measurement", "goal", "found", ""),
@@ -120,7 +120,7 @@ def _page(sections: Iterable[Section], command: str) -> str:
         "## What is noisy\n",
         _NOISE + "\n",
         "## The machine\n",
-        table(("what", "value"), facts(dt.datetime.now(dt.UTC))),
+        table(("what", "value"), about),
     ]
     return "\n".join(parts)
 

@@ -5,7 +5,6 @@ notes when each ran. Prints one JSON object, times in seconds: ``seconds`` from 
 ``fsync`` of these in which some fsync ran.
 """
 
-import asyncio
 import json
 import os
 import random
@@ -17,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-from syncd.cli import logs
+from syncd.cli import logs, running
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import BlobSource, FetchSettings
 from syncd.jobs.pull import PullMeans, pull
@@ -103,7 +102,7 @@ def main() -> None:
     for name_of_call in ("fsync", "fdatasync"):
         setattr(os, name_of_call, syncs.around(getattr(os, name_of_call)))
     with Store.open(Path(path), create=True) as store:
-        sys.stdout.write(json.dumps(asyncio.run(_run(name, store, syncs))) + "\n")
+        sys.stdout.write(json.dumps(running.run(_run(name, store, syncs))) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from syncd.store.blobs import Partial
 from syncd.store.root import Store
 from tests.pull.world import (
     QUICK,
+    ActingAfter,
     blob_file,
     means,
     model_name,
@@ -65,25 +66,6 @@ def at(phase: Phase, act: Callable[[], None]) -> Callable[[PullProgress], None]:
             todo.pop()()
 
     return report
-
-
-class ActingAfter:
-    """``it``, but each call of its method ``name`` that ends well is followed by ``act``."""
-
-    def __init__(self, it: Any, name: str, act: Callable[[], None]) -> None:
-        self._it, self._name, self._act = it, name, act
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._it, name)
-        if name != self._name:
-            return found
-
-        def then(*args: Any, **kwargs: Any) -> Any:
-            result = found(*args, **kwargs)
-            self._act()
-            return result
-
-        return then
 
 
 def lose_all_blobs(path: Path) -> None:

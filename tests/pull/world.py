@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
@@ -93,3 +94,22 @@ async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> No
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+class ActingAfter:
+    """``it``, but each call of its method ``name`` that ends well is followed by ``act``."""
+
+    def __init__(self, it: Any, name: str, act: Callable[[], None]) -> None:
+        self._it, self._name, self._act = it, name, act
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._it, name)
+        if name != self._name:
+            return found
+
+        def then(*args: Any, **kwargs: Any) -> Any:
+            result = found(*args, **kwargs)
+            self._act()
+            return result
+
+        return then

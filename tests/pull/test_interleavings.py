@@ -71,7 +71,7 @@ def at(phase: Phase, act: Callable[[], None]) -> Callable[[PullProgress], None]:
 def lose_all_blobs(path: Path) -> None:
     for folder in (path / "blobs", path / ".syncd" / "keep"):
         for file in folder.iterdir():
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 # A starting Ollama prunes what no manifest names yet.

@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,14 +18,13 @@ import pytest
 
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.store.root import Store
-from tests.pull.world import blob_file, pulled
+from tests.pull.world import ROOT, as_root, blob_file, command, pulled
 from tests.support.models import build_model, synthetic_model
 from tests.support.oracle import assert_store_whole, snapshot
 from tests.support.registry import ModelHandle, ScriptedRegistry
 from tests.support.registry.answers import Request
 
 MIB = 1 << 20
-ROOT = Path(__file__).parents[2]
 MANY = 8
 CONNECTIONS = 3
 
@@ -88,7 +86,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 40.0) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = 80.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not so in time"
@@ -206,33 +204,6 @@ def test_two_processes_fetch_a_blob_that_their_models_share_once(
 
 
 # Users. One owns the store; root becomes that one; all others are told.
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root can become another user")
-
-
-@pytest.fixture
-def open_path() -> Iterator[Path]:
-    """A folder that every user can reach."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as made:
-        Path(made).chmod(0o755)
-        yield Path(made)
-
-
-def command(*arguments: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-    """A syncd command, as root or as another user."""
-    if user is None:
-        module = ["syncd.cli.main"]
-    else:
-        entry = pwd.getpwnam(user)
-        module = ["tests.pull.as_user", str(entry.pw_uid), str(entry.pw_gid)]
-    return subprocess.run(
-        [sys.executable, "-m", *module, *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def owners(path: Path) -> set[str]:

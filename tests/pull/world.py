@@ -1,12 +1,18 @@
 """What the tests of whole pulls share: a store, a registry and everything between, as the command line wires them."""
 
 import asyncio
+import os
+import pwd
 import random
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
@@ -19,6 +25,8 @@ from syncd.registry.retries import RetryPolicy
 from syncd.registry.transport import Outside
 from syncd.store.root import Store
 
+ROOT = Path(__file__).parents[2]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root can become another user")
 QUICK = FetchSettings(stall_timeout=1.0, attempts=6, backoff=0.02, longest_backoff=0.2)
 
 
@@ -113,3 +121,20 @@ class ActingAfter:
             return result
 
         return then
+
+
+def command(*arguments: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
+    """A syncd command, as root or as another user."""
+    if user is None:
+        module = ["syncd.cli.main"]
+    else:
+        entry = pwd.getpwnam(user)
+        module = ["tests.pull.as_user", str(entry.pw_uid), str(entry.pw_gid)]
+    return subprocess.run(
+        [sys.executable, "-m", *module, *arguments],
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -26,6 +26,7 @@ def measure(world: World) -> Iterator[Section]:
             processor: dict[str, list[float]] = {name: [] for name in _CONTESTANTS}
             for number in range(world.rounds + 1):
                 for name, contestant in _CONTESTANTS.items():
+                    world.touch_memory(world.size)
                     with world.fresh("target") as target:
                         target.mkdir()
                         before = _processor_seconds()
@@ -129,6 +130,10 @@ def _section(world: World, samples: Mapping[str, Sample], processor: Mapping[str
                 " fsynced, published."
             ),
             f"aria2c: `{' '.join(_ARIA2)} --checksum=sha-256=…`, its own default being to preallocate.",
+            (
+                "Before each, as much memory is written and freed again: otherwise whoever comes after a pause pays for what"
+                " a virtual machine gave back to its host."
+            ),
             "curl: `curl URL | tee FILE | openssl sha256`.",
             "floor: `benchmarks/floor.py`, a bare loop of recv_into, pwrite and SHA-256 in threads, preallocated.",
             (

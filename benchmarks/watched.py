@@ -23,6 +23,7 @@ from syncd.jobs.pull import PullMeans, pull
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName, Reference
 from syncd.registry.client import RangeBody, RegistryClient
+from syncd.registry.raw import RawBody
 from syncd.store.root import Store
 
 
@@ -42,7 +43,7 @@ class _Clocked:
 
 
 class _ClockedBody:
-    """A ``RangeBody`` whose parts are timed."""
+    """A ``RangeBody`` whose bytes are timed, whichever way they are read."""
 
     def __init__(self, body: RangeBody, clocked: _Clocked) -> None:
         self._body = body
@@ -55,6 +56,26 @@ class _ClockedBody:
         async for part in self._body.parts():
             self._clocked.last = time.monotonic()
             yield part
+
+    def detach(self) -> RawBody | None:
+        raw = self._body.detach()
+        if raw is not None:
+            self._clocked.last = time.monotonic()
+            _clock_reads(raw, self._clocked)
+        return raw
+
+
+def _clock_reads(raw: RawBody, clocked: _Clocked) -> None:
+    """Note each arrival of ``raw``; the threads that read never set the clock back by more than a few instructions."""
+    read_into = raw.read_into
+
+    def timed(buffer: memoryview) -> int | None:
+        count = read_into(buffer)
+        if count is not None:
+            clocked.last = time.monotonic()
+        return count
+
+    vars(raw)["read_into"] = timed
 
 
 class _Syncs:

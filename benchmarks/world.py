@@ -104,11 +104,11 @@ class World:
     def fresh(self, name: str) -> Iterator[Path]:
         """A path below the folder where nothing is, before and after."""
         path = self.folder / name
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
     def require(self, size: int) -> None:
         """Raise ``BenchmarkError`` unless this many bytes more fit, in the folder and in memory."""
@@ -117,6 +117,15 @@ class World:
             raise BenchmarkError(
                 f"needs {size // MIB + 1024} MiB of memory-backed space below {self.folder}, {free // MIB} MiB are free"
             )
+
+    def touch_memory(self, size: int) -> None:
+        """Write and free so many bytes, so that what is measured next gets memory that this machine really has.
+
+        A virtual machine may have given freed pages back to its host, and then pays for each when it is touched again.
+        """
+        with self.fresh("touched") as path, path.open("wb", buffering=0) as file:
+            for start in range(0, size, _SLICE):
+                file.write(bytes(min(_SLICE, size - start)))
 
     @contextmanager
     def model(self, name: str, size: int) -> Iterator[Model]:
@@ -135,6 +144,13 @@ class World:
                 settings,
                 {blob.hex: folder / blob.hex for blob in (weights, settings, template)},
             )
+
+
+def _remove(path: Path) -> None:
+    if path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def manifest(config: Blob, layers: Sequence[Blob]) -> bytes:

@@ -28,6 +28,7 @@ from syncd.registry.client import RegistryClient
 from syncd.store.root import Store
 
 _CONNECT_TIMEOUT = 15.0  # seconds
+_OTHER_THREADS = 16  # beside one for each connection: hashing, syncing, looking
 _ANSWER_TIMEOUT = 60.0  # seconds; a registry may take its time over the headers of a cold blob
 
 
@@ -86,6 +87,7 @@ def pull(
         return running.run(
             _pull_all(references, store, session.loaded.settings.min_free, access, fetching, view),
             hint="run the same command to resume",
+            threads=fetching.connections + _OTHER_THREADS,
         )
 
 

@@ -17,22 +17,24 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\x1b[?25h"
 
 
-def run(work: Coroutine[None, None, T], *, hint: str | None = None) -> T:
-    """The result of ``work``. Raise ``InterruptedBySignalError``, with ``hint``, when a signal has ended it."""
+def run(work: Coroutine[None, None, T], *, hint: str | None = None, threads: int = _THREADS) -> T:
+    """The result of ``work``, which has so many ``threads`` for what blocks.
+
+    Raise ``InterruptedBySignalError``, with ``hint``, when a signal has ended it.
+    """
     caught: list[signal.Signals] = []
     try:
         with asyncio.Runner() as runner:
-            return runner.run(_supervised(work, caught))
+            return runner.run(_supervised(work, caught, threads))
     except asyncio.CancelledError:
         if caught:
             raise InterruptedBySignalError(caught[0], hint) from None
         raise
 
 
-async def _supervised(work: Coroutine[None, None, T], caught: list[signal.Signals]) -> T:
+async def _supervised(work: Coroutine[None, None, T], caught: list[signal.Signals], threads: int) -> T:
     loop = asyncio.get_running_loop()
-    # Python's default is six threads on a host of two cores: too few for as many writers as there may be connections.
-    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
+    loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="work"))
     task = loop.create_task(work, name="work")
 
     def stop(number: signal.Signals) -> None:

@@ -24,7 +24,10 @@ class Step(StrEnum):
 
 
 class Fetcher:
-    """All fetches of a process: they share one budget of connections and one rate limit."""
+    """All fetches of a process: they share one budget of connections and one rate limit.
+
+    The loop's executor needs a thread for each connection, and some for hashing and syncing.
+    """
 
     def __init__(self, source: BlobSource, settings: FetchSettings, *, clock: Clock, random: Random) -> None:
         self._means = Means(

@@ -6,10 +6,11 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from syncd.aio import in_thread
+from syncd.aio import in_thread, in_thread_stoppable
 from syncd.download.pace import Clock, Connection, Random, RateLimit, Siblings, delay
 from syncd.download.plan import ByteRange, RangeQueue, missing, window
 from syncd.download.prefix import PrefixHash
+from syncd.download.pump import Write, pump
 from syncd.download.segment import ChunkLog, Chunks, Segment
 from syncd.errors import RegistryUnavailableError, SyncdError
 from syncd.oci.chunks import CHUNK_SIZE
@@ -17,6 +18,7 @@ from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.registry.client import RangeBody, RangeUnsupportedError
+from syncd.registry.raw import RawBody
 from syncd.store.blobs import Partial
 
 BATCH = 2 * 1024 * 1024  # bytes that a connection collects before it writes
@@ -207,7 +209,7 @@ class Transfer:
             if any(one.position < one.end for one in segments):
                 raise RegistryUnavailableError(f"{self._blob.digest}: the connection ended early")
 
-    async def _receive(self, start: int, end: int, connection: Connection, write: Callable[[list[bytes]], int]) -> None:
+    async def _receive(self, start: int, end: int, connection: Connection, write: Write) -> None:
         """Read bytes ``start`` to ``end`` and hand them to ``write``, in a thread. What came before a break is kept."""
         try:
             async with (
@@ -217,12 +219,17 @@ class Transfer:
                 self.sources.add(body.source)
                 if (body.start, body.end) != (start, end):
                     raise OneStreamError
-                await self._copy(body, connection, write)
+                # With a rate limit the loop has to look at every piece anyway.
+                raw = body.detach() if self._means.settings.max_rate is None else None
+                if raw is None:
+                    await self._copy(body, connection, write)
+                else:
+                    await self._pump(raw, connection, write)
         except TimeoutError as error:
             raise RegistryUnavailableError(f"{self._blob.digest}: {connection.verdict}") from error
 
-    async def _copy(self, body: RangeBody, connection: Connection, write: Callable[[list[bytes]], int]) -> None:
-        batch: list[bytes] = []
+    async def _copy(self, body: RangeBody, connection: Connection, write: Write) -> None:
+        batch: list[bytes | memoryview] = []
         size = 0
         try:
             async for part in body.parts():
@@ -240,6 +247,22 @@ class Transfer:
             connection.waiting_since = None
             if batch:
                 self._progressed(await in_thread(write, batch))
+
+    async def _pump(self, raw: RawBody, connection: Connection, write: Write) -> None:
+        loop = asyncio.get_running_loop()
+
+        def came(received: int, written: int) -> None:
+            self._counters.received += received
+            self._progressed(written)
+
+        def tell(received: int, written: int) -> None:
+            loop.call_soon_threadsafe(came, received, written)
+
+        def run(stopped: Callable[[], bool]) -> None:
+            pump(raw, write, connection, self._means.clock, tell=tell, stopped=stopped)
+
+        with raw:
+            await in_thread_stoppable(run)
 
     def _progressed(self, written: int) -> None:
         self._written += written
@@ -299,7 +322,7 @@ class _Stream:
         self._segments = segments
         self._offset = 0
 
-    def write(self, parts: list[bytes]) -> int:
+    def write(self, parts: list[bytes | memoryview]) -> int:
         """The next bytes of the stream; how many of them somebody wanted."""
         written = 0
         for part in parts:

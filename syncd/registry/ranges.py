@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 
 from syncd.errors import IntegrityError, RegistryUnavailableError
+from syncd.registry.raw import RawBody, detach
 from syncd.registry.transport import Answer, broken
 
 
@@ -24,6 +25,11 @@ class RangeBody:
 
     def __repr__(self) -> str:
         return f"<RangeBody {self.start}-{self.end} of {self._what} from {self.source}>"
+
+    def detach(self) -> RawBody | None:
+        """The socket under this body, in place of ``parts``; None where only those will do. The caller closes it."""
+        what = f"{self._what} from {self.source}"
+        return detach(self._answer, self.end - self.start, what=what)
 
     def parts(self) -> AsyncIterator[bytes]:
         """The bytes, as they come; once.

@@ -24,12 +24,18 @@ from syncd.jobs.progress import PullProgress
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.registry.hosts import RegistryConfig
 from syncd.store.root import Store
+from tests.pull import world
 from tests.pull.world import QUICK, pulled
 from tests.support.models import build_model, synthetic_model
 from tests.support.oracle import assert_store_whole, snapshot
 from tests.support.registry import Kind, ModelHandle, ScriptedRegistry
 
 MIB = 1 << 20
+
+
+@pytest.fixture(params=[None, world.THROUGH_THE_LOOP], ids=["from the socket", "through the loop"], autouse=True)
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "NO_LIMIT", request.param)
 
 
 @pytest.fixture
@@ -104,7 +110,7 @@ async def test_one_slow_connection_among_fast_ones_is_taken_over(registry: Scrip
     seen: list[PullProgress] = []
     started = time.monotonic()
 
-    await pulled(large.name, store_path, report=seen.append)
+    await pulled(large.name, store_path, report=seen.append, settings=FetchSettings(stall_timeout=15))
 
     assert_store_whole(store_path)
     assert "slower than its siblings" in (seen[-1].trouble or "")
@@ -461,7 +467,7 @@ async def test_no_more_connections_are_open_at_once_than_the_budget(
 ) -> None:
     registry.throttle(30 * MIB, digest=large.weights)
 
-    await pulled(large.name, store_path, settings=FetchSettings(connections=2))
+    await pulled(large.name, store_path, settings=FetchSettings(connections=2, max_rate=world.THROUGH_THE_LOOP))
 
     assert len({request.peer_port for request in registry.requests if request.kind is Kind.BLOB}) <= 3
     assert_store_whole(store_path)

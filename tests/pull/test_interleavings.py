@@ -25,6 +25,7 @@ from syncd.store.blobs import Partial
 from syncd.store.root import Store
 from tests.pull.world import (
     QUICK,
+    THROUGH_THE_LOOP,
     ActingAfter,
     blob_file,
     means,
@@ -608,7 +609,9 @@ async def test_a_segment_is_handed_on_only_when_the_old_connections_last_write_h
     blob = next(one for one in Manifest.parse(large.manifest).blobs if str(one.digest) == large.weights)
     with Store.open(store_path, create=True) as store, store.blobs.stage(blob) as partial:
         watched = Watched(partial)
-        async with means(store, settings=replace(QUICK, connections=3, stall_timeout=0.3)) as everything:
+        async with means(
+            store, settings=replace(QUICK, connections=3, stall_timeout=0.3, max_rate=THROUGH_THE_LOOP)
+        ) as everything:
             fetch = everything.fetcher.blob(model_name(large.name), watched)  # type: ignore[arg-type] - it is one
 
             async with asyncio.TaskGroup() as group:

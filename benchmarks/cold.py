@@ -131,8 +131,8 @@ def _section(world: World, samples: Mapping[str, Sample], processor: Mapping[str
             ),
             f"aria2c: `{' '.join(_ARIA2)} --checksum=sha-256=…`, its own default being to preallocate.",
             (
-                "Before each, as much memory is written and freed again: else whoever comes after a pause pays for what a"
-                " virtual machine gave back to its host."
+                "Before each, as much memory is written and freed again: else whoever comes after a pause pays for"
+                " what a virtual machine gave back to its host."
             ),
             "curl: `curl URL | tee FILE | openssl sha256`.",
             "floor: `benchmarks/floor.py`, a bare loop of recv_into, pwrite and SHA-256 in threads, preallocated.",

@@ -117,7 +117,12 @@ def _close_stdout() -> None:
 
 def main() -> None:
     """Entry point."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # whoever read it has gone
+            stream.flush()
+    # Everything is closed by now; taking the interpreter apart would take longer than many a command.
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from syncd.cli import events, logs, running, words
+from syncd.api import events
+from syncd.cli import logs, running, words
 from syncd.cli.options import as_json, examples, shared
 from syncd.cli.session import Session
 from syncd.errors import IntegrityError

@@ -5,7 +5,7 @@ import traceback
 
 import click
 
-from syncd.cli import events
+from syncd.api import events
 from syncd.cli.interrupt import InterruptedBySignalError
 from syncd.errors import SyncdError, UsageError
 from syncd.text import printable

@@ -5,7 +5,8 @@ import time
 
 import click
 
-from syncd.cli import events, logs, running, words
+from syncd.api import events
+from syncd.cli import logs, running, words
 from syncd.cli.failure import report
 from syncd.cli.options import as_json, dry_run, examples, shared
 from syncd.cli.session import Session

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
-from syncd.cli import events, words
+from syncd.api import events
+from syncd.cli import words
 from syncd.cli.failure import error_lines
 from syncd.errors import SyncdError
-from syncd.jobs.progress import Phase, PullOutcome, PullProgress
+from syncd.jobs.progress import Phase, PullOutcome, PullProgress, Totals
 from syncd.oci.name import Reference
 from syncd.text import printable, size
 
@@ -90,7 +91,7 @@ class Lines(Quiet):
 
     def show(self, progress: PullProgress) -> None:
         """A line, if the phase is new or it is time for one."""
-        now, totals = self._clock(), words.Totals.of(progress)
+        now, totals = self._clock(), Totals.of(progress)
         self._meter.see(now, totals)
         if progress.phase is not self._phase:
             self._phase = progress.phase
@@ -102,7 +103,7 @@ class Lines(Quiet):
             self._next = now + self._every
             self._write(progress, self._line(progress, totals, now))
 
-    def _line(self, progress: PullProgress, totals: words.Totals, now: float) -> str:
+    def _line(self, progress: PullProgress, totals: Totals, now: float) -> str:
         parts = [f"{totals.percent}% of {size(totals.size)}", f"{size(self._meter.rate(now))}/s"]
         if (seconds := self._meter.seconds_left(now)) is not None:
             parts.append(f"{words.left(seconds)} left")
@@ -131,7 +132,7 @@ class Lines(Quiet):
 
 
 class Ndjson(Quiet):
-    """One JSON object a line (``syncd.cli.events``); errors go to people as well."""
+    """One JSON object a line (``syncd.api.events``); errors go to people as well."""
 
     def __init__(self, results: TextIO, errors: TextIO, *, clock: Clock, every: float = 0.5) -> None:
         """``every``: seconds between two progress events."""

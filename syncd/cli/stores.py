@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from syncd.cli import events
+from syncd.api import events
 from syncd.cli.options import as_json, examples, shared
 from syncd.cli.session import Session
 from syncd.store.owner import Owner, become

@@ -12,7 +12,8 @@ from rich.text import Text
 from syncd.cli import words
 from syncd.cli.render import Clock, failure_lines, trouble
 from syncd.errors import SyncdError
-from syncd.jobs.progress import BlobProgress, BlobState, Phase, PullOutcome, PullProgress
+from syncd.jobs.progress import BlobProgress, BlobState, Phase, PullOutcome, PullProgress, Totals
+from syncd.oci.media import kind
 from syncd.oci.name import Reference
 from syncd.text import printable, size
 
@@ -51,7 +52,7 @@ class Terminal:
 
     def show(self, progress: PullProgress) -> None:
         """The next picture shows this moment."""
-        self._meter.see(self._clock(), words.Totals.of(progress))
+        self._meter.see(self._clock(), Totals.of(progress))
         self._progress = progress
 
     def done(self, outcome: PullOutcome) -> None:
@@ -132,7 +133,7 @@ def _row(one: BlobProgress, width: int) -> list[RenderableType]:
     done, whole = min(one.done, one.blob.size), one.blob.size
     row: list[RenderableType] = [Text(one.blob.digest.short, style="cyan")]
     if width >= _NARROW:
-        row.append(Text(words.kind(one.blob.media_type)))
+        row.append(Text(kind(one.blob.media_type)))
     if width >= _TINY:
         row.append(ProgressBar(total=max(1, whole), completed=done if whole else 1, width=None))
     sizes = size(whole) if one.state is BlobState.STORED else f"{size(done)} / {size(whole)}"
@@ -140,7 +141,7 @@ def _row(one: BlobProgress, width: int) -> list[RenderableType]:
 
 
 def _total(progress: PullProgress, rate: float, seconds_left: float | None) -> Text:
-    totals = words.Totals.of(progress)
+    totals = Totals.of(progress)
     text = Text(f"{totals.percent}% of {size(totals.size)}", overflow="ellipsis", no_wrap=True)
     if progress.phase in {Phase.FETCHING, Phase.WAITING}:
         text.append(f"  {size(rate)}/s")

@@ -1,17 +1,10 @@
 """Rates, times and kinds as people read them; pure."""
 
 from collections import deque
-from dataclasses import dataclass
 
-from syncd.jobs.progress import PullOutcome, PullProgress
+from syncd.jobs.progress import PullOutcome, Totals
 from syncd.text import printable, size
 
-_OLLAMA = "application/vnd.ollama.image."
-_KINDS = {
-    _OLLAMA + "model": "weights",
-    "application/vnd.docker.container.image.v1+json": "config",
-    "application/vnd.oci.image.config.v1+json": "config",
-}
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -50,12 +43,6 @@ def ago(seconds: float) -> str:
     return count(int(seconds), "second") + " ago"
 
 
-def kind(media_type: str) -> str:
-    """What a blob is, in a word, from its media type: ``weights``, ``template``, ``config``."""
-    known = _KINDS.get(media_type.partition(";")[0].strip())
-    return known or printable(media_type.removeprefix(_OLLAMA), limit=40)
-
-
 def outcome(ended: PullOutcome) -> str:
     """What a pull did, where from the bytes came, how long it took."""
     name = printable(str(ended.reference.name))
@@ -73,28 +60,6 @@ def outcome(ended: PullOutcome) -> str:
 def count(number: int, thing: str) -> str:
     """``1 blob``, ``2 blobs``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """All blobs of a pull together, in bytes."""
-
-    size: int
-    done: int
-    fetched: int
-
-    @classmethod
-    def of(cls, progress: PullProgress) -> "Totals":
-        """The sums; ``done`` never exceeds ``size``."""
-        whole = sum(one.blob.size for one in progress.blobs)
-        return cls(
-            whole, min(whole, sum(one.done for one in progress.blobs)), sum(one.fetched for one in progress.blobs)
-        )
-
-    @property
-    def percent(self) -> int:
-        """Of ``size``, rounded down, so that 100 means all."""
-        return 100 * self.done // self.size if self.size else 0
 
 
 class Meter:

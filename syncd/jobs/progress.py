@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
@@ -67,3 +68,25 @@ class PullOutcome:
     fetched_bytes: int
     found_bytes: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """All blobs of a pull together, in bytes."""
+
+    size: int
+    done: int
+    fetched: int
+
+    @classmethod
+    def of(cls, progress: PullProgress) -> Self:
+        """The sums; ``done`` never exceeds ``size``."""
+        whole = sum(one.blob.size for one in progress.blobs)
+        return cls(
+            whole, min(whole, sum(one.done for one in progress.blobs)), sum(one.fetched for one in progress.blobs)
+        )
+
+    @property
+    def percent(self) -> int:
+        """Of ``size``, rounded down, so that 100 means all."""
+        return 100 * self.done // self.size if self.size else 0

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.cli import words
-from syncd.cli.words import Meter, Totals
+from syncd.cli.words import Meter
+from syncd.jobs.progress import Totals
+from syncd.oci.media import kind
 from syncd.text import size
 
 
@@ -69,10 +71,10 @@ def test_ages_in_one_unit(seconds: float, text: str) -> None:
 
 
 def test_a_kind_is_a_word_and_never_an_escape_sequence() -> None:
-    assert words.kind("application/vnd.ollama.image.model") == "weights"
-    assert words.kind("application/vnd.ollama.image.template") == "template"
-    assert words.kind("application/vnd.docker.container.image.v1+json") == "config"
-    assert words.kind("application/x;\x1b[2J") == "application/x;\\x1b[2J"
+    assert kind("application/vnd.ollama.image.model") == "weights"
+    assert kind("application/vnd.ollama.image.template") == "template"
+    assert kind("application/vnd.docker.container.image.v1+json") == "config"
+    assert kind("application/x;\x1b[2J") == "application/x;\\x1b[2J"
 
 
 def test_a_meter_measures_the_last_seconds_only() -> None:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from syncd.cli.words import Totals
 from syncd.errors import SyncdError
-from syncd.jobs.progress import Phase, PullOutcome, PullProgress
+from syncd.jobs.progress import Phase, PullOutcome, PullProgress, Totals
 from syncd.text import printable
 
 if TYPE_CHECKING:  # an error's event must not wait for the imports of every job

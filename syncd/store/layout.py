@@ -23,9 +23,11 @@ HISTORY = "history"
 LEASES = "leases"
 LOCKS = "locks"
 TRASH = "trash"
+STATE = "state"
 
 REFERENCES_LOCK = "references"
 SELF_TEST_LOCK = "self-test"
+DAEMON_LOCK = "daemon"
 
 SHARED_FOLDER_MODE = 0o755
 OWN_FOLDER_MODE = 0o700

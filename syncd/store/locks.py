@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable
 from typing import Self
 
-from syncd.errors import StoreError
+from syncd.errors import BusyError, StoreError
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
 from syncd.store import layout
 from syncd.store.files import Folder, translated, write_all
 
 POLL_SECONDS = 0.1
+_MAX_HOLDER = 4096  # bytes
 
 
 class Lock:
@@ -27,6 +28,11 @@ class Lock:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+
+    @property
+    def fd(self) -> int:
+        """The locked file."""
+        return self._fd
 
     @property
     def held(self) -> bool:
@@ -91,6 +97,27 @@ class Locks:
     def try_references(self, *, shared: bool) -> Lock | None:
         """Shared to add a lease or a manifest, exclusive to take anything away; None while others exclude it."""
         return self._try(layout.REFERENCES_LOCK, shared=shared)
+
+    def daemon(self, holder: str) -> Lock:
+        """The lock of the one daemon that a store has; ``holder`` says, to whoever comes later, who that is.
+
+        Raise ``BusyError``, which tells who holds it.
+        """
+        lock = self._try(layout.DAEMON_LOCK, shared=False)
+        if lock is None:
+            found = (self._folder.read_file(layout.DAEMON_LOCK, _MAX_HOLDER) or b"").decode("utf-8", "replace")
+            raise BusyError(
+                f"another daemon owns {self._folder.path.parents[1]}: {found or 'a new one'}",
+                hint="one daemon serves one store: stop that one, or give this one another store",
+            )
+        try:
+            with translated(self._folder.path / layout.DAEMON_LOCK):
+                os.ftruncate(lock.fd, 0)
+            write_all(lock.fd, (holder.encode(),), 0, self._folder.path / layout.DAEMON_LOCK)
+        except BaseException:
+            lock.release()
+            raise
+        return lock
 
     async def name(
         self, name: ModelName, *, poll: float = POLL_SECONDS, on_wait: Callable[[], None] | None = None

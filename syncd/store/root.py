@@ -16,6 +16,7 @@ from syncd.store.models import ModelStore
 from syncd.store.mounts import file_system_of, is_network
 from syncd.store.owner import name_of
 from syncd.store.records import Records
+from syncd.store.state import StateFiles
 from syncd.store.sweep import Sweep
 
 _MAX_VERSION_BYTES = 64
@@ -51,6 +52,7 @@ class Store:
         self.records = Records(records, staging)
         self.blobs = BlobStore(blobs, keep, staging, self.records, self.locks)
         self.models = ModelStore(manifests, ours(layout.HISTORY), staging, self.blobs)
+        self.state = StateFiles(ours(layout.STATE), staging)
         self.sweep = Sweep(blobs, keep, records, staging, ours(layout.TRASH))
 
     @classmethod

@@ -1,0 +1,339 @@
+"""``/syncd/v1``: what the daemon and its command say to each other. Sizes are bytes, times RFC 3339 in UTC.
+
+As everywhere in ``--json``: new fields and new events may come, what is here keeps its name and its meaning.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from syncd.api.catalogue import rfc3339
+from syncd.api.events import BlobEvent, Ended, Failed, ended, failed
+from syncd.errors import (
+    BusyError,
+    ConfigurationError,
+    ExitCode,
+    IntegrityError,
+    NoSpaceError,
+    NotAuthorisedError,
+    NotFoundError,
+    RegistryError,
+    SyncdError,
+    UsageError,
+)
+from syncd.jobs.board import JobView
+from syncd.jobs.progress import BlobProgress, BlobState, Phase, PullOutcome, PullProgress, Totals
+from syncd.oci.digest import Digest
+from syncd.oci.manifest import Descriptor
+from syncd.oci.name import Reference
+from syncd.text import printable
+
+
+class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /syncd/v1/daemon``: who answers. ``store``: the real path of the store that it owns."""
+
+    version: str
+    pid: int
+    uid: int
+    store: str
+    started: str
+
+
+class SettingsInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings in force. ``fault``: why the newest files are not (null: they are).
+
+    ``needs_restart``: keys whose new value a restart alone brings into force.
+    """
+
+    files: tuple[str, ...]
+    loaded: str
+    fault: str | None
+    needs_restart: tuple[str, ...]
+
+
+class DesiredModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of the settings. ``name`` with its pin, if it has one; ``digest``: what is published under it.
+
+    ``state``: ``published`` (current, as far as the last check knows), ``pulling``, ``pending`` (an update, or the
+    first pull, waits: ``reason`` says for what), ``failing`` (``reason``, retried at ``next_check``), ``held`` (the
+    last daemon died under its pull), ``unknown`` (not looked at yet). ``pending``: the digest that waits.
+    ``size``, ``done``: of the running pull, else of what is published.
+    """
+
+    name: str
+    state: str
+    digest: str | None
+    pending: str | None
+    size: int
+    done: int
+    job: str | None
+    reason: str | None
+    failures: int
+    last_check: str | None
+    next_check: str | None
+
+
+class UnmanagedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is there and that the settings do not name. ``left_over``: the reconcile once published it."""
+
+    name: str
+    digest: str
+    size: int
+    left_over: bool
+
+
+class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The store. ``size``: of all blobs that models name, each once; ``saved``: what copies of its own would add.
+
+    ``broken``: files that Ollama would take for models and that are none. ``as_of``: when this was counted.
+    """
+
+    path: str
+    models: int
+    blobs: int
+    size: int
+    saved: int
+    free: int
+    broken: int
+    as_of: str
+
+
+class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A job. ``state``: running, done, failed or cancelled. ``error``: why, where it failed."""
+
+    id: str
+    kind: str
+    name: str
+    state: str
+    phase: str | None
+    asked_by: str
+    started: str
+    ended: str | None
+    size: int
+    done: int
+    error: str | None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /syncd/v1/status``: everything at a glance. ``jobs``: those that run, then those that ended lately."""
+
+    daemon: DaemonInfo
+    settings: SettingsInfo
+    store: StoreInfo
+    models: tuple[DesiredModel, ...]
+    unmanaged: tuple[UnmanagedModel, ...]
+    jobs: tuple[JobInfo, ...]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /syncd/v1/events``: a fact, as it happens. ``name``: the model that it is about, ``job``: the job.
+
+    ``event``: ``job.started``, ``job.ended``, ``settings.applied``, ``settings.refused``, ``model.restored``,
+    ``model.pending``, ``model.removed``, ``heartbeat``.
+    """
+
+    event: str
+    time: str
+    name: str | None = None
+    job: str | None = None
+    detail: str | None = None
+
+
+class PullRequest(msgspec.Struct, frozen=True):
+    """``POST /syncd/v1/pull``. ``name`` may carry a pin."""
+
+    name: str
+
+
+class RemoveRequest(msgspec.Struct, frozen=True):
+    """``POST /syncd/v1/remove``."""
+
+    name: str
+    dry_run: bool = False
+
+
+class CollectRequest(msgspec.Struct, frozen=True):
+    """``POST /syncd/v1/collect``."""
+
+    dry_run: bool = False
+
+
+class VerifyRequest(msgspec.Struct, frozen=True):
+    """``POST /syncd/v1/verify``. ``names``: null means all."""
+
+    names: tuple[str, ...] | None = None
+
+
+class CancelRequest(msgspec.Struct, frozen=True):
+    """``POST /syncd/v1/cancel``: one of the two. ``name`` means every pull of it."""
+
+    job: str | None = None
+    name: str | None = None
+
+
+class Jobs(msgspec.Struct, frozen=True):
+    """``GET /syncd/v1/jobs``."""
+
+    jobs: tuple[JobInfo, ...]
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """The answer to a cancellation: the jobs that were running and were asked to stop."""
+
+    cancelled: tuple[JobInfo, ...]
+
+
+class Attached(msgspec.Struct, frozen=True, tag_field="event", tag="attached"):
+    """First line of a followed job. ``fresh``: this request started it."""
+
+    job: str
+    name: str
+    asked_by: str
+    fresh: bool
+
+
+class PullUpdate(msgspec.Struct, frozen=True, tag_field="event", tag="update"):
+    """A moment of a pull, with all that a view needs."""
+
+    name: str
+    phase: str
+    digest: str | None
+    blobs: tuple[BlobEvent, ...]
+    retries: int
+    trouble: str | None
+
+
+class PullEnded(msgspec.Struct, frozen=True, tag_field="event", tag="ended"):
+    """Last line of a pull that ended well."""
+
+    outcome: Ended
+    reference: str
+
+
+class PullFailed(msgspec.Struct, frozen=True, tag_field="event", tag="failed"):
+    """Last line of a pull that did not."""
+
+    error: Failed
+    state: Literal["failed", "cancelled"]
+
+
+Line = Attached | PullUpdate | PullEnded | PullFailed
+"""A line of a followed pull."""
+
+
+def job_info(view: JobView) -> JobInfo:
+    """A job as others see it."""
+    totals = Totals.of(view.progress) if view.progress else Totals(0, 0, 0)
+    return JobInfo(
+        id=view.id,
+        kind=view.kind,
+        name=str(view.reference),
+        state=view.state.value,
+        phase=view.progress.phase.value if view.progress else None,
+        asked_by=printable(view.asked_by),
+        started=rfc3339(view.started),
+        ended=rfc3339(view.ended) if view.ended is not None else None,
+        size=view.outcome.size if view.outcome else totals.size,
+        done=view.outcome.size if view.outcome else totals.done,
+        error=printable(view.error.message) if view.error else None,
+    )
+
+
+def update(now: PullProgress) -> PullUpdate:
+    """A moment as a line."""
+    return PullUpdate(
+        name=str(now.reference),
+        phase=now.phase.value,
+        digest=str(now.digest) if now.digest else None,
+        blobs=tuple(
+            BlobEvent(
+                digest=str(one.blob.digest),
+                media_type=printable(one.blob.media_type),
+                size=one.blob.size,
+                state=one.state.value,
+                done=one.done,
+                fetched=one.fetched,
+            )
+            for one in now.blobs
+        ),
+        retries=now.retries,
+        trouble=printable(now.trouble) if now.trouble is not None else None,
+    )
+
+
+def progress(line: PullUpdate) -> PullProgress:
+    """A line as the moment that it tells of. Raise ``SyncdError`` or ``ValueError`` for one that no daemon wrote."""
+    return PullProgress(
+        reference=Reference.parse(line.name),
+        phase=Phase(line.phase),
+        digest=Digest.parse(line.digest) if line.digest else None,
+        blobs=tuple(
+            BlobProgress(
+                Descriptor(one.media_type, Digest.parse(one.digest), one.size),
+                BlobState(one.state),
+                one.done,
+                one.fetched,
+            )
+            for one in line.blobs
+        ),
+        retries=line.retries,
+        trouble=line.trouble,
+    )
+
+
+def end(view: JobView) -> PullEnded | PullFailed:
+    """The last line of a job that has ended."""
+    if view.outcome is not None:
+        return PullEnded(ended(view.outcome), str(view.reference))
+    error = view.error or SyncdError("the job ended without an outcome")
+    state: Literal["failed", "cancelled"] = "cancelled" if view.state.value == "cancelled" else "failed"
+    return PullFailed(failed(error, str(view.reference.name)), state)
+
+
+def outcome(line: PullEnded) -> PullOutcome:
+    """The outcome that a last line tells of. Raise ``SyncdError`` for one that no daemon wrote."""
+    told = line.outcome
+    return PullOutcome(
+        reference=Reference.parse(line.reference),
+        digest=Digest.parse(told.digest),
+        current=told.event == "current",
+        size=told.size,
+        blobs=told.blobs,
+        fetched_blobs=told.fetched_blobs,
+        fetched_bytes=told.fetched_bytes,
+        found_bytes=told.found_bytes,
+        seconds=told.seconds,
+    )
+
+
+_ERRORS: dict[int, type[SyncdError]] = {
+    ExitCode.USAGE: UsageError,
+    ExitCode.NOT_FOUND: NotFoundError,
+    ExitCode.NOT_AUTHORISED: NotAuthorisedError,
+    ExitCode.UNREACHABLE: RegistryError,
+    ExitCode.INTEGRITY: IntegrityError,
+    ExitCode.NO_SPACE: NoSpaceError,
+    ExitCode.BUSY: BusyError,
+    ExitCode.CONFIGURATION: ConfigurationError,
+}
+
+_STATUS: dict[int, int] = {
+    ExitCode.USAGE: 400,
+    ExitCode.NOT_FOUND: 404,
+    ExitCode.NOT_AUTHORISED: 403,
+    ExitCode.UNREACHABLE: 502,
+    ExitCode.INTEGRITY: 500,
+    ExitCode.NO_SPACE: 507,
+    ExitCode.BUSY: 409,
+    ExitCode.CONFIGURATION: 500,
+}
+
+
+def error_of(told: Failed) -> SyncdError:
+    """An error that the daemon told of, with the exit code that it has there."""
+    return _ERRORS.get(told.exit_code, SyncdError)(told.message, hint=told.hint)
+
+
+def http_status(error: SyncdError) -> int:
+    """The status that an error has over HTTP, on both halves of the API."""
+    return _STATUS.get(error.exit_code, 500)

@@ -1,0 +1,46 @@
+"""The ops listener: ``/metrics`` for Prometheus, ``/healthz`` and ``/readyz`` for whoever restarts or waits."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+Reasons = Callable[[], Awaitable[tuple[str, ...]]]
+"""Why something is not so; nothing means that it is."""
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The body of ``/healthz`` and ``/readyz``. ``reasons``: why not, for people."""
+
+    ok: bool
+    reasons: tuple[str, ...]
+
+
+def ops_app(registry: CollectorRegistry, *, unhealthy: Reasons, unready: Reasons) -> web.Application:
+    """``unhealthy``: why a restart might help; ``unready``: why nobody should count on it yet."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return _answer(await unhealthy())
+
+    async def readyz(_request: web.Request) -> web.Response:
+        return _answer(await unready())
+
+    app = web.Application(client_max_size=1024)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    return app
+
+
+def _answer(reasons: tuple[str, ...]) -> web.Response:
+    return web.Response(
+        status=503 if reasons else 200,
+        body=msgspec.json.encode(Health(not reasons, reasons)) + b"\n",
+        headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
+    )

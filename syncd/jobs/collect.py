@@ -14,6 +14,7 @@ from syncd.errors import BusyError
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
 from syncd.store.leases import LeaseState
+from syncd.store.locks import Lock
 from syncd.store.models import BrokenModel, StoredModel
 from syncd.store.root import Store
 from syncd.store.sweep import HeldBlob, StagedFile
@@ -96,15 +97,34 @@ async def collect(store: Store, *, now: float) -> CollectionPlan:
 
     Raise ``BusyError`` if that lock cannot be had: all others hold it for a moment only.
     """
-    try:
-        async with asyncio.timeout(_LOCK_SECONDS):
-            lock = await store.locks.references(shared=False)
-    except TimeoutError as error:
-        raise BusyError(f"{store.path}: other processes add models without a pause", hint="try again later") from error
-    with lock:
+    with await _alone(store):
         taken = await in_thread(_take_away, store, now)
     await in_thread(store.sweep.empty_trash)
     return taken
+
+
+async def expire(store: Store, *, now: float) -> CollectionPlan:
+    """Take away only what interrupted pulls left longer ago than a lease lives; what was taken. No blob goes.
+
+    Raise ``BusyError`` as ``collect`` does.
+    """
+    with await _alone(store):
+        return await in_thread(_take_leftovers, store, now)
+
+
+async def _alone(store: Store) -> Lock:
+    try:
+        async with asyncio.timeout(_LOCK_SECONDS):
+            return await store.locks.references(shared=False)
+    except TimeoutError as error:
+        raise BusyError(f"{store.path}: other processes add models without a pause", hint="try again later") from error
+
+
+def _take_leftovers(store: Store, now: float) -> CollectionPlan:
+    planned = plan(store, now)
+    taken = tuple(file for file in planned.staged if _remove_staged(store, file))
+    store.leases.drop_expired(now)
+    return CollectionPlan(staged=taken, broken=planned.broken)
 
 
 def _take_away(store: Store, now: float) -> CollectionPlan:

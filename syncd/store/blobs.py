@@ -138,10 +138,6 @@ class BlobStore:
             with lock, suppress(SyncdError):
                 self.refresh(blob)
 
-    def put_back(self, blob: Descriptor) -> bool:
-        """Make sure that the verified file lies in ``blobs/``, by a link from ``keep/`` if need be; False if not."""
-        return self.status(blob) is BlobStatus.STORED
-
     # What is being fetched
 
     def stage(self, blob: Descriptor) -> Partial:

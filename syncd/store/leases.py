@@ -22,7 +22,7 @@ from syncd.store.files import Folder, fsync_file, new_token, read_all, translate
 from syncd.store.locks import Lock, try_lock
 
 LEASE_SECONDS = 7 * 24 * 3600.0
-"""How long a lease whose holder died keeps its blobs, from its last ``touch`` on."""
+"""How long a lease whose holder died keeps its blobs, from its last ``touch`` on, unless the settings say otherwise."""
 
 _MAX_BYTES = 2 * MAX_MANIFEST_BYTES  # base64 adds a third
 
@@ -34,18 +34,19 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """A lease as others see it. ``age``: seconds since its holder took or touched it."""
+    """A lease as others see it. ``age``: seconds since its holder took or touched it; ``lifetime``: after its death."""
 
     id: str
     name: ModelName
     manifest: Manifest
     live: bool
     age: float
+    lifetime: float = LEASE_SECONDS
 
     @property
     def keeps(self) -> bool:
         """Whether its blobs must stay."""
-        return self.live or self.age < LEASE_SECONDS
+        return self.live or self.age < self.lifetime
 
 
 class Lease:
@@ -74,7 +75,7 @@ class Lease:
             os.close(fd)
 
     def abandon(self) -> None:
-        """Stop holding it but leave it: its blobs stay for ``LEASE_SECONDS``, as after a crash.
+        """Stop holding it but leave it: its blobs stay for its lifetime, as after a crash.
 
         So ends a pull that failed or was interrupted, since the next run resumes it.
         """
@@ -93,9 +94,10 @@ class Lease:
 
 
 class Leases:
-    """The leases of one store."""
+    """The leases of one store. ``lifetime``: seconds for which one whose holder died keeps its blobs."""
 
     def __init__(self, folder: Folder, staging: Folder, clock: Callable[[], float] = time.time) -> None:
+        self.lifetime = LEASE_SECONDS
         self._folder = folder
         self._staging = staging
         self._clock = clock
@@ -154,7 +156,7 @@ class Leases:
         for id_, state in self._scan(now):
             if state is None:
                 found = self._folder.stat(id_)
-                expired = found is not None and now - found.st_mtime >= LEASE_SECONDS
+                expired = found is not None and now - found.st_mtime >= self.lifetime
             else:
                 expired = not state.keeps
             if expired:
@@ -184,7 +186,7 @@ class Leases:
             name, manifest = ModelName(*content.name), Manifest.parse(content.manifest)
         except (msgspec.MsgspecError, InvalidNameError, InvalidManifestError):
             return None
-        return LeaseState(id_, name, manifest, live, max(0.0, now - modified))
+        return LeaseState(id_, name, manifest, live, max(0.0, now - modified), self.lifetime)
 
 
 def _lock_new(fd: int, path: Path) -> None:

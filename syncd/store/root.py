@@ -44,6 +44,7 @@ class Store:
 
         manifests, blobs = shared(layout.MANIFESTS), shared(layout.BLOBS)
         staging, keep = ours(layout.STAGING), ours(layout.KEEP)
+        self._staging = staging
         _require_one_mount(staging, (manifests, blobs, keep))
         self.locks = Locks(ours(layout.LOCKS))
         self.locks.prove_exclusion()
@@ -81,6 +82,13 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def prove_writable(self) -> None:
+        """Raise ``SyncdError`` if no file can be made here: read-only, gone, no permission."""
+        name = layout.temporary_file(new_token())
+        with translated(self.path):
+            os.close(self._staging.create_file(name))
+        self._staging.unlink(name)
 
     def free_bytes(self) -> int:
         """What this user can still write on the store's file system."""

@@ -174,7 +174,7 @@ async def test_what_only_keep_still_holds_for_a_published_model_stays(store: Sto
 
     await collect.collect(store, now=later(2 * HOUR))
 
-    assert store.blobs.put_back(descriptor(WEIGHTS))
+    assert store.blobs.status(descriptor(WEIGHTS)) is BlobStatus.STORED
 
 
 async def test_what_only_keep_still_holds_for_nobody_goes(store: Store) -> None:
@@ -306,3 +306,21 @@ def test_a_blob_in_the_plan_is_one_whose_file_it_is(store: Store, tmp_path: Path
     blob_path(store, descriptor(WEIGHTS)).symlink_to(tmp_path / "elsewhere")
 
     assert collect.plan(store, later(2 * HOUR)).blobs == ()
+
+
+async def test_expiring_takes_what_an_old_pull_left_and_no_blob(store: Store) -> None:
+    commit(store, CONFIG)  # nobody names it: a collection would take it
+    with store.blobs.stage(descriptor(WEIGHTS)):
+        pass
+
+    assert (await collect.expire(store, now=later(60))).staged == ()
+    taken = await collect.expire(store, now=later(2 * HOUR))
+
+    assert {file.digest for file in taken.staged} == {Digest.of(WEIGHTS)}
+    assert taken.blobs == ()
+    assert store.blobs.status(descriptor(CONFIG)) is BlobStatus.STORED
+
+
+def test_the_settings_may_shorten_what_a_dead_lease_keeps() -> None:
+    assert LeaseState("id", NAME, manifest_of(WEIGHTS, CONFIG), live=False, age=HOUR).keeps
+    assert not LeaseState("id", NAME, manifest_of(WEIGHTS, CONFIG), live=False, age=HOUR, lifetime=HOUR).keeps

@@ -247,7 +247,7 @@ def test_a_blob_that_changes_while_it_is_read_does_not_pass(store: Store) -> Non
 def test_what_is_planted_under_a_blobs_name_is_never_followed(store: Store, tmp_path: Path, plant: str) -> None:
     _plant(blob_path(store, BLOB), plant, tmp_path)
 
-    for attempt in (store.blobs.status, store.blobs.put_back, store.blobs.open_check):
+    for attempt in (store.blobs.status, store.blobs.open_check):
         with pytest.raises(NotAFileError, match=BLOB.digest.hex):
             attempt(BLOB)
 
@@ -259,7 +259,7 @@ def test_what_an_outside_ollama_took_is_put_back(store: Store) -> None:
     commit(store, CONTENT)
     blob_path(store, BLOB).unlink()
 
-    assert store.blobs.put_back(BLOB)
+    assert store.blobs.status(BLOB) is BlobStatus.STORED
     assert blob_path(store, BLOB).read_bytes() == CONTENT
 
 
@@ -284,7 +284,7 @@ def test_a_kept_file_without_a_record_is_hashed_before_it_comes_back(store: Stor
 
 
 def test_nothing_comes_back_from_nowhere(store: Store) -> None:
-    assert not store.blobs.put_back(BLOB)
+    assert store.blobs.status(BLOB) is BlobStatus.ABSENT
     with pytest.raises(StoreError, match="was removed"):
         store.blobs.refresh(BLOB)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from syncd.errors import StoreError
-from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
 from syncd.store import layout
 from syncd.store.root import Store
@@ -66,14 +65,13 @@ async def test_a_lock_goes_to_the_next_process_when_its_holder_is_killed(store: 
 
 
 async def test_a_cancelled_wait_holds_nothing(store: Store) -> None:
-    digest = Digest.of(b"")
-    held = store.locks.try_digest(digest)
+    held = store.locks.try_name(NAME)
     assert held is not None
     with held, pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await store.locks.digest(digest, poll=0.01)
+            await store.locks.name(NAME, poll=0.01)
 
-    with await asyncio.wait_for(store.locks.digest(digest), 5):
+    with await asyncio.wait_for(store.locks.name(NAME), 5):
         pass
 
 

@@ -1,17 +1,19 @@
 # make demo    the main job, shown on this machine alone: no internet, GPU or Docker
 # make test    everything that CI checks: lint, types, layers, all tests
 # make bench   the figures of docs/benchmarks.md (takes a while; needs about 20 GB of memory-backed space)
+# make install, make uninstall: syncd as a systemd service, or no more; PREFIX, DESTDIR and PYTHON are heeded
 #
-# Each sets up what it needs: a virtual environment in .venv and, where it runs as root on Debian, Debian's packages.
+# The first three set up what they need: a virtual environment in .venv and, where it runs as root on Debian, Debian's packages.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # xdist's workers: the crash tests are bound by the processor, so one for each.
+# A machine can be booted once at a time, so the tests of one group (systemd) go to one worker.
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint format bench clean
+.PHONY: help setup system demo test lint format bench install uninstall clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -20,7 +22,7 @@ setup: system $(VENV)/.installed
 
 # Programs that tests and demo run for real. Missing ones fail the tests in CI and are skipped, loudly, elsewhere.
 system:
-	@.ci/system-packages docker-registry strace e2fsprogs mount
+	@.ci/system-packages docker-registry strace e2fsprogs mount systemd systemd-container debootstrap python3-venv
 
 $(VENV)/.installed: pyproject.toml
 	@.ci/system-packages python3-venv
@@ -39,7 +41,7 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 test: setup lint
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
@@ -48,6 +50,10 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed
 	@.ci/system-packages docker-registry aria2 curl nginx-light
 	$(BIN)/python -m benchmarks.run
+
+# What systemd/install does, with these variables.
+install uninstall:
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" PYTHON="$(PYTHON)" systemd/install $@
 
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

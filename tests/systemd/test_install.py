@@ -1,0 +1,96 @@
+"""`make install` and `make uninstall`, into a folder that stands for /."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.systemd.conftest import CHECKOUT, make
+from tests.systemd.machine import DEBIAN_PYTHON, needs_booted_systemd
+
+pytestmark = pytest.mark.xdist_group("systemd")
+
+_MINE = "# mine\n"
+
+
+@pytest.fixture
+def copy(installed: Path, tmp_path: Path) -> Path:
+    """A tree of one's own in which syncd is installed."""
+    root = tmp_path / "root"
+    shutil.copytree(installed, root, symlinks=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree in which syncd is installed under another prefix, and settings were there before."""
+    needs_booted_systemd()
+    root = tmp_path_factory.mktemp("elsewhere")
+    (root / "etc/syncd").mkdir(parents=True)
+    (root / "etc/syncd/syncd.toml").write_text(_MINE)
+    make("install", root, PREFIX="/opt/syncd")
+    return root
+
+
+def test_nothing_that_is_installed_tells_where_it_was_made(installed: Path) -> None:
+    telling = [
+        path.relative_to(installed)
+        for path in (installed / "usr").rglob("*")
+        if path.is_file() and not path.is_symlink() and str(installed).encode() in path.read_bytes()
+    ]
+
+    assert telling == []
+
+
+def test_what_is_installed_can_be_read_by_the_service_and_written_by_root_alone(installed: Path) -> None:
+    modes = {
+        path.relative_to(installed): path.lstat().st_mode & 0o777
+        for path in (installed / "usr").rglob("*")
+        if not path.is_symlink()
+    }
+
+    assert set(modes.values()) <= {0o644, 0o755}
+
+
+def test_another_prefix_is_heeded(elsewhere: Path) -> None:
+    unit = elsewhere / "etc/systemd/system/syncd.service"
+
+    assert "ExecStart=/opt/syncd/bin/syncd serve\n" in unit.read_text()
+    assert (elsewhere / "opt/syncd/bin/syncd").resolve() == elsewhere / "opt/syncd/lib/syncd/bin/syncd"
+    assert (elsewhere / "etc/sysusers.d/syncd.conf").is_file()
+
+
+def test_settings_that_are_there_are_kept(elsewhere: Path) -> None:
+    assert (elsewhere / "etc/syncd/syncd.toml").read_text() == _MINE
+
+
+def test_uninstall_leaves_store_and_settings_and_says_so(copy: Path) -> None:
+    blob = copy / "srv/ollama/models/blobs/sha256-0"
+    blob.parent.mkdir(parents=True)
+    blob.touch()
+
+    said = make("uninstall", copy)
+
+    left = {str(path.relative_to(copy)) for path in copy.rglob("*") if not path.is_dir()}
+    assert left == {"etc/syncd/syncd.toml", "srv/ollama/models/blobs/sha256-0"}
+    assert "kept:      the store, the settings" in said
+
+
+def test_an_interpreter_in_a_home_folder_is_refused(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\ncase "$2" in *base_prefix*) echo /home/me/python ;; *) exec {DEBIAN_PYTHON} "$@" ;; esac\n'
+    )
+    python.chmod(0o755)
+
+    done = subprocess.run(
+        ("make", "-C", str(CHECKOUT), "install", f"DESTDIR={tmp_path / 'root'}", f"PYTHON={python}"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert "lies in /home/me/python, which the service cannot see" in done.stderr
+    assert not (tmp_path / "root").exists()

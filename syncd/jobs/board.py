@@ -5,7 +5,7 @@ A pull belongs to the board and not to who asked for it: a caller who goes away 
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
@@ -33,6 +33,10 @@ class JobState(StrEnum):
 
 class CancelledByRequestError(SyncdError):
     """Somebody stopped the job."""
+
+
+class ProcessStoppingError(SyncdError):
+    """The process ends in good order, and the job with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,9 @@ class JobNotes(Protocol):
     def ended(self, job: JobView) -> None:
         """It has ended, well or not; a process that dies under it does not get here."""
 
+    def parked(self, job: JobView) -> None:
+        """It was cut off by an orderly end of the process: the next one goes on with it at once."""
+
 
 Work = Callable[[Reference, Callable[[PullProgress], None]], Awaitable[PullOutcome]]
 
@@ -127,7 +134,7 @@ class Board:
         if key in self._running:
             return self._running[key]
         if self._closed:
-            raise SyncdError("the daemon is stopping", hint="try again when it has started")
+            raise ProcessStoppingError("the daemon is stopping", hint="try again when it has started")
         job = Job(JobView(id=self._new_id(), reference=reference, asked_by=asked_by, started=self._clock()))
         self._running[key] = job
         self._tasks[job.view.id] = self._group.create_task(self._run(key, job), name=f"pull {reference}")
@@ -171,16 +178,7 @@ class Board:
                 await in_thread(self._notes.begun, job.view)
                 changes = await self._outcome(job)
             except asyncio.CancelledError:
-                by = self._cancelled_by.get(job_id)
-                if by is None and self._closed:
-                    # The process is stopping in good order: the job is neither done nor the cause of anything.
-                    changes = {"state": JobState.CANCELLED, "error": CancelledByRequestError("the daemon stopped")}
-                else:
-                    error = CancelledByRequestError(
-                        f"{job.view.reference} was cancelled by {by or 'nobody known'}",
-                        hint="what it fetched is kept: 'syncd pull' goes on there",
-                    )
-                    changes = {"state": JobState.CANCELLED, "error": error}
+                changes = {"state": JobState.CANCELLED, "error": self._why_cancelled(job.view)}
             finally:
                 self._running.pop(key, None)
                 self._tasks.pop(job_id, None)
@@ -209,11 +207,17 @@ class Board:
             return {"state": JobState.FAILED, "error": bug}
         return {"state": JobState.DONE, "outcome": outcome}
 
+    def _why_cancelled(self, view: JobView) -> SyncdError:
+        by = self._cancelled_by.get(view.id)
+        if by is None:
+            return ProcessStoppingError("the daemon is stopping", hint="it goes on with this when it starts again")
+        return CancelledByRequestError(
+            f"{view.reference} was cancelled by {by}", hint="what it fetched is kept: 'syncd pull' goes on there"
+        )
+
     async def _note_end(self, job: Job) -> None:
+        note = self._notes.parked if isinstance(job.view.error, ProcessStoppingError) else self._notes.ended
         try:
-            await in_thread(self._notes.ended, job.view)
+            await in_thread(note, job.view)
         except SyncdError as error:
             log.warning("job.note_failed", error=error.message)
-
-    def __iter__(self) -> Iterator[Job]:
-        return iter(self.jobs())

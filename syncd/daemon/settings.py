@@ -5,30 +5,73 @@ Only what syncd does is a key here. Units stand in the docstrings; a key that no
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from syncd.daemon.located import TomlFile
-from syncd.daemon.units import Rate, Seconds, Size
+from syncd.daemon import dropins
+from syncd.daemon.convert import convert, table
+from syncd.daemon.dropins import Document
+from syncd.daemon.located import Keys
+from syncd.daemon.units import Address, Rate, Seconds, Size, Window
 from syncd.errors import ConfigurationError
+from syncd.oci.name import ModelName, Reference
+
+__all__ = [  # Address and Window, too: part of what the settings say
+    "MAX_CONNECTIONS",
+    "SYSTEM_FILE",
+    "SYSTEM_SOCKET",
+    "Address",
+    "ControlSettings",
+    "DownloadSettings",
+    "KeepPartials",
+    "Loaded",
+    "ModelSettings",
+    "OpsSettings",
+    "RegistrySettings",
+    "Settings",
+    "StallTimeout",
+    "StoreChoice",
+    "UpdateInterval",
+    "UpdateSettings",
+    "Window",
+    "choose_store",
+    "load",
+    "parse",
+    "socket_candidates",
+    "socket_path",
+]
 
 SYSTEM_FILE = Path("/etc/syncd/syncd.toml")
+SYSTEM_SOCKET = Path("/run/syncd/syncd.sock")
 MAX_CONNECTIONS = 64
 
-S = TypeVar("S", bound=msgspec.Struct)
-
 _HOST = re.compile(r"[a-z0-9_][a-z0-9_.-]*(?::[0-9]{1,5})?|\[[0-9a-f:.]+\](?::[0-9]{1,5})?")
-_ERROR_PATH = re.compile(r"(?P<reason>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
+HostName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_\[][A-Za-z0-9_.:\]-]*$", max_length=255)]
+
+_DAY = 86400.0
+_MAX_SOCKET_PATH = 107  # bytes: sun_path in unix(7), without its NUL
 
 
 class StallTimeout(Seconds):
     """Between a second and an hour."""
 
     least, most = 1.0, 3600.0
+
+
+class KeepPartials(Seconds):
+    """Between an hour and a year."""
+
+    least, most = 3600.0, 366 * _DAY
+
+
+class UpdateInterval(Seconds):
+    """Between a minute and thirty days."""
+
+    least, most = 60.0, 30 * _DAY
 
 
 class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +104,49 @@ class DownloadSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes a second over all connections. Unset: no limit."""
     stall_timeout: StallTimeout = StallTimeout(30)
     """Seconds without a byte after which a connection is dropped and its range asked for again."""
+    keep_partials: KeepPartials = KeepPartials(7 * _DAY)
+    """Seconds for which what an interrupted pull fetched is kept."""
+
+
+class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``update`` of a model: how its tag is followed. A pinned model is not."""
+
+    every: UpdateInterval = UpdateInterval(6 * 3600)
+    """Seconds between two looks at the tag, give or take some jitter."""
+    window: Window | None = None
+    """The part of the day (local time) in which a new version is applied. Unset: at once."""
+    apply: Literal["auto", "notify"] = "auto"
+    """``notify``: a new version is only shown as pending, until somebody pulls it."""
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[[models]]``: a model that the store shall hold."""
+
+    name: Reference
+    """The model's name by Ollama's rules; ``NAME@sha256:...`` pins it."""
+    update: UpdateSettings = UpdateSettings()
+
+
+class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[control]``: where the daemon takes commands."""
+
+    socket: Path | None = None
+    """The unix socket. Unset: ``/run/syncd/syncd.sock``, or ``syncd/syncd.sock`` below ``XDG_RUNTIME_DIR``."""
+    group: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*\$?$", max_length=32)] | None = None
+    """The group of the socket and its folder. Unset: ``syncd`` if there is such a group, else the process's own."""
+    listen: Address | None = None
+    """An additional TCP listener. Anything but loopback needs ``token_file``. Unset, or ``""``: none."""
+    token_file: Path | None = None
+    """A file that holds the bearer token that the TCP listener asks for, and nothing else."""
+    allowed_hosts: Annotated[tuple[HostName, ...], msgspec.Meta(max_length=64)] = ()
+    """More names that a request over TCP may have in its Host header, without port."""
+
+
+class OpsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[ops]``: what monitoring asks."""
+
+    listen: Address | None = Address("127.0.0.1", 9811)
+    """Where ``/metrics``, ``/healthz`` and ``/readyz`` are. ``""``: nowhere."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,18 +161,45 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     registries: Mapping[str, RegistrySettings] = msgspec.field(default_factory=dict)
     """By host: ``name`` or ``name:port``, in lower case."""
     download: DownloadSettings = DownloadSettings()
+    models: Annotated[tuple[ModelSettings, ...], msgspec.Meta(max_length=10_000)] = ()
+    """What the store shall hold; no two names that Ollama could take for one."""
+    prune: bool = False
+    """Whether a model that the daemon published, and that has left the settings, is removed."""
+    control: ControlSettings = ControlSettings()
+    ops: OpsSettings = OpsSettings()
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and the file they came from (None: there is none, and these are the defaults)."""
+    """Settings, and the files they came from; without any, these are the defaults."""
 
     settings: Settings = field(default_factory=Settings)
-    file: TomlFile | None = None
+    document: Document = field(default_factory=Document)
 
-    def error(self, keys: tuple[str, ...], message: str, *, hint: str | None = None) -> ConfigurationError:
+    @property
+    def path(self) -> Path | None:
+        """The settings file, whose drop-ins lie beside it. None: there is neither."""
+        return self.document.path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that was read, in that order."""
+        return tuple(file.path for file in self.document.files)
+
+    def origin(self, keys: Keys) -> str | None:
+        """``FILE:LINE`` of the key at ``keys`` (``("download", "connections")``), None where it has its default."""
+        return self.document.origin(keys)
+
+    def where(self, name: ModelName) -> str | None:
+        """``FILE:LINE`` of the entry that asks for ``name``, as Ollama looks names up; None: no entry does."""
+        for index, model in enumerate(self.settings.models):
+            if model.name.name.folded == name.folded:
+                return self.document.origin(("models", index))
+        return None
+
+    def error(self, keys: Keys, message: str, *, hint: str | None = None) -> ConfigurationError:
         """The error that the value at ``keys`` cannot be used; it leads to the line, if there is one."""
-        return self.file.error(keys, message, hint=hint) if self.file else ConfigurationError(message, hint=hint)
+        return self.document.error(keys, message, hint=hint)
 
 
 def load(named: Path | None, environ: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> Loaded:
@@ -94,91 +207,98 @@ def load(named: Path | None, environ: Mapping[str, str], *, system_file: Path = 
 
     Raise ``ConfigurationError`` for a named file that is missing, and for every file that cannot be used as it stands.
     """
-    for path, must_exist in _candidates(named, environ, system_file):
-        try:
-            file = TomlFile.read(path)
-        except FileNotFoundError as error:
-            if must_exist:
-                raise ConfigurationError(f"there are no settings at {path}", hint=_named_hint(named)) from error
-        else:
-            return Loaded(parse(file), file)
+    paths, must_exist = candidates(named, environ, system_file=system_file)
+    for path in paths:
+        document = dropins.read(path)
+        if must_exist and (document is None or path not in (file.path for file in document.files)):
+            raise ConfigurationError(f"there are no settings at {path}", hint=_named_hint(named))
+        if document is not None:
+            return Loaded(parse(document), document)
     return Loaded()
 
 
-def _candidates(named: Path | None, environ: Mapping[str, str], system_file: Path) -> list[tuple[Path, bool]]:
+def candidates(
+    named: Path | None, environ: Mapping[str, str], *, system_file: Path = SYSTEM_FILE
+) -> tuple[Sequence[Path], bool]:
+    """Where settings are looked for (the first that is there counts), and whether somebody named it: then it must be."""
     if named is not None:
-        return [(named, True)]
+        return [named], True
     if environ.get("SYNCD_CONFIG"):
-        return [(Path(environ["SYNCD_CONFIG"]), True)]
+        return [Path(environ["SYNCD_CONFIG"])], True
     home = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - raises nothing without HOME
-    return [(system_file, False), (Path(home) / "syncd" / "syncd.toml", False)]
+    return [system_file, Path(home) / "syncd" / "syncd.toml"], False
 
 
 def _named_hint(named: Path | None) -> str:
     return f"{'--config' if named else 'SYNCD_CONFIG'} names that file: make it, or leave that out"
 
 
-def parse(file: TomlFile) -> Settings:
-    """The settings that ``file`` holds. Raise ``ConfigurationError`` with file, line and key of what is wrong."""
-    top = dict(file.tables)
-    hosts = _table(file, ("registries",), top.pop("registries", {}))
+def parse(document: Document) -> Settings:
+    """The settings that ``document`` holds. Raise ``ConfigurationError`` with file, line and key of what is wrong."""
+    top = dict(document.tables)
+    registries = _registries(document, table(document, ("registries",), top.pop("registries", {})))
+    for section in ("control", "ops"):
+        if isinstance(found := top.get(section), dict) and found.get("listen") == "":
+            top[section] = {**found, "listen": None}
+    models = tuple(
+        convert(document, ("models", index), entry, ModelSettings) for index, entry in enumerate(top.pop("models", ()))
+    )
+    settings = msgspec.structs.replace(convert(document, (), top, Settings), registries=registries, models=models)
+    _check_models(document, models)
+    _check_control(document, settings.control)
+    return settings
+
+
+def _registries(document: Document, hosts: Mapping[str, Any]) -> Mapping[str, RegistrySettings]:
     registries: dict[str, RegistrySettings] = {}
-    for host, table in hosts.items():
+    for host, value in hosts.items():
         keys = ("registries", host)
         if not _HOST.fullmatch(host.lower()):
-            raise file.error(keys, f"{host!r} is not a registry's host", hint="write it as NAME or NAME:PORT")
+            raise document.error(keys, f"{host!r} is not a registry's host", hint="write it as NAME or NAME:PORT")
         if host.lower() in registries:
-            raise file.error(keys, f"the registry {host!r} is there twice, in different case")
-        registries[host.lower()] = _convert(file, keys, table, RegistrySettings)
-    download = _convert(file, ("download",), top.pop("download", {}), DownloadSettings)
-    rest = _convert(file, (), top, Settings)
-    return msgspec.structs.replace(rest, registries=registries, download=download)
+            raise document.error(keys, f"the registry {host!r} is there twice, in different case")
+        registries[host.lower()] = convert(document, keys, value, RegistrySettings)
+    return registries
 
 
-def _convert(file: TomlFile, keys: tuple[str, ...], table: object, kind: type[S]) -> S:
-    names = {known.name for known in msgspec.structs.fields(kind)}
-    for key in (values := _table(file, keys, table)):
-        if key not in names:
-            raise file.unknown_key((*keys, key), names)
-    try:
-        return msgspec.convert(values, kind, dec_hook=_decode)
-    except msgspec.ValidationError as error:
-        match = _ERROR_PATH.fullmatch(str(error))
-        reason, path = (match["reason"], match["path"] or "") if match else (str(error), "")
-        key = re.split(r"[.\[]", path, maxsplit=1)[0]
-        reason = reason.replace("`", "").replace(" | null", "").replace("Expected", "expected", 1)
-        raise file.error((*keys, key), f"{key}: {reason}") from error
+def _check_models(document: Document, models: Sequence[ModelSettings]) -> None:
+    """Refuse two entries for one name, and names of which Ollama would find now the one, now the other."""
+    names: dict[str, int] = {}
+    spellings: dict[tuple[int, str], tuple[str, int]] = {}  # by position in the name and folded part
+    for index, name in enumerate(model.name.name for model in models):
+        keys = ("models", index, "name")
+        first = names.setdefault(name.folded, index)
+        if first != index:
+            raise document.error(keys, f"{name} is there twice: also at {document.origin(('models', first))}")
+        for position, part in enumerate(name.parts):
+            spelling, other = spellings.setdefault((position, part.casefold()), (part, index))
+            if spelling != part:
+                where = document.origin(("models", other))
+                raise document.error(
+                    keys,
+                    f"{part!r} of {name} differs from {spelling!r} at {where} only in case",
+                    hint="Ollama takes both for one: write them alike",
+                )
 
 
-def _table(file: TomlFile, keys: tuple[str, ...], value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise file.error(keys, f"{keys[-1]!r} is not a table", hint=f"write [{'.'.join(keys)}]")
-    return value
-
-
-def _decode(kind: type[Any], value: object) -> object:
-    if issubclass(kind, Size | Rate | Seconds):
-        return kind.parse(value)
-    if kind is Path:
-        return _path(value)
-    raise NotImplementedError(kind)
-
-
-def _path(value: object) -> Path:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f"{value!r} is not a path")
-    path = Path(os.path.expanduser(value))  # noqa: PTH111 - Path.expanduser raises where there is no home
-    if not path.is_absolute():
-        raise ValueError(f"{value!r} is not an absolute path")
-    return path
+def _check_control(document: Document, control: ControlSettings) -> None:
+    if control.listen is not None and not control.listen.is_loopback and control.token_file is None:
+        raise document.error(
+            ("control", "listen"),
+            f"listen: {control.listen} can be reached from other hosts, and there is no token_file",
+            hint="name a file that holds a token, or listen on 127.0.0.1",
+        )
+    if control.socket is not None and len(os.fsencode(control.socket)) > _MAX_SOCKET_PATH:
+        raise document.error(("control", "socket"), f"socket: a socket's path has at most {_MAX_SOCKET_PATH} bytes")
 
 
 @dataclass(frozen=True, slots=True)
 class StoreChoice:
-    """The store that a command means, and what named it, in words."""
+    """The store that a command means, and what named it, in words. ``asked``: somebody did, it is no mere default."""
 
     path: Path
     origin: str
+    asked: bool = True
 
 
 def choose_store(option: Path | None, environ: Mapping[str, str], loaded: Loaded) -> StoreChoice:
@@ -191,12 +311,51 @@ def choose_store(option: Path | None, environ: Mapping[str, str], loaded: Loaded
     if environ.get("SYNCD_STORE"):
         return StoreChoice(Path(environ["SYNCD_STORE"]).absolute(), "SYNCD_STORE")
     if loaded.settings.store is not None:
-        return StoreChoice(loaded.settings.store, str(loaded.file.path) if loaded.file else "settings")
+        return StoreChoice(loaded.settings.store, _origin_of_store(loaded))
     # Ollama trims quotes and blanks from its variables (envconfig.Var).
     models = environ.get("OLLAMA_MODELS", "").strip("\"' \t\r\n")
     if models:
         return StoreChoice(Path(models).absolute(), "OLLAMA_MODELS")
     try:
-        return StoreChoice(Path.home() / ".ollama" / "models", "Ollama's default")
+        return StoreChoice(Path.home() / ".ollama" / "models", "Ollama's default", asked=False)
     except RuntimeError as error:
         raise ConfigurationError("this user has no home folder", hint="name the store with --store") from error
+
+
+def _origin_of_store(loaded: Loaded) -> str:
+    place = loaded.origin(("store",))
+    return place.rpartition(":")[0] if place else "settings"
+
+
+def socket_candidates(
+    settings: Settings, environ: Mapping[str, str], *, system_socket: Path = SYSTEM_SOCKET
+) -> list[Path]:
+    """Where a daemon's control socket may be: a client takes the first that exists.
+
+    One that ``SYNCD_SOCKET`` or the settings name is the only one.
+    """
+    if environ.get("SYNCD_SOCKET"):
+        return [Path(environ["SYNCD_SOCKET"]).absolute()]
+    if settings.control.socket is not None:
+        return [settings.control.socket]
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    own = [Path(runtime) / "syncd" / "syncd.sock"] if runtime.startswith("/") else []
+    return [system_socket, *own]
+
+
+def socket_path(
+    settings: Settings, environ: Mapping[str, str], euid: int, *, system_socket: Path = SYSTEM_SOCKET
+) -> Path:
+    """Where the daemon of user ``euid`` binds its control socket: the first candidate that this user may make.
+
+    Raise ``ConfigurationError`` for a user who has no folder for one.
+    """
+    first, *own = socket_candidates(settings, environ, system_socket=system_socket)
+    if first != system_socket or euid == 0 or os.access(system_socket.parent, os.W_OK | os.X_OK):
+        return first
+    if own:
+        return own[0]
+    raise ConfigurationError(
+        f"this user can make no socket in {system_socket.parent}, and has no XDG_RUNTIME_DIR",
+        hint="name one: [control] socket, or SYNCD_SOCKET",
+    )

@@ -1,7 +1,12 @@
-"""Sizes, rates and times as people write them: ``512 MiB``, ``200 MB/s``, ``6h``. MB is decimal, MiB binary."""
+"""Values as people write them: ``512 MiB``, ``200 MB/s``, ``6h``, ``127.0.0.1:9811``, ``01:00-05:00``.
+
+MB is decimal, MiB binary.
+"""
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
+from ipaddress import IPv6Address, ip_address
 from typing import ClassVar, Self
 
 _BYTES = {
@@ -18,6 +23,11 @@ _BYTES = {
 }
 _SECONDS = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600), "d": Fraction(86400)}
 _QUANTITY = re.compile(r"\s*(?P<number>[0-9]{1,19}(?:\.[0-9]{1,9})?)\s*(?P<unit>[A-Za-z]+)?(?P<per>\s*/\s*s)?\s*")
+_ADDRESS = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_][A-Za-z0-9_.-]{0,252})):(?P<port>[0-9]{1,5})"
+)
+_MAX_PORT = 65535
+_WINDOW = re.compile(r"(?P<h1>[0-9]{2}):(?P<m1>[0-9]{2})-(?P<h2>[0-9]{2}):(?P<m2>[0-9]{2})")
 
 
 class Size(int):
@@ -76,3 +86,74 @@ def _quantity(value: object, wanted: str) -> tuple[Fraction, str, bool]:
     if match is None:
         raise ValueError(f"{value!r} is not {wanted}")
     return Fraction(match["number"]), match["unit"] or "", match["per"] is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a TCP listener listens: an IP address or a host name without brackets, and a port (0: any free one)."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """``"127.0.0.1:9811"``, ``"[::1]:9811"``, ``"host:9811"``. Raise ``ValueError`` with a reason for people."""
+        match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+        if match is None or int(match["port"]) > _MAX_PORT:
+            raise ValueError(f'{value!r} is not an address such as "127.0.0.1:9811" or "[::1]:9811"')
+        bracketed, name = match["v6"], match["host"]
+        # What consists of digits and dots must be an IPv4 address: resolvers read "127.1" each in their own way.
+        if bracketed is not None or re.fullmatch(r"[0-9.]+", name):
+            try:
+                ip_address(name) if bracketed is None else IPv6Address(bracketed)
+            except ValueError:
+                raise ValueError(f"{value!r} is not an IP address and a port") from None
+        return cls(bracketed or name, int(match["port"]))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can reach it: a loopback address, or ``localhost``."""
+        if self.host.lower() == "localhost":
+            return True
+        try:
+            address = ip_address(self.host)
+        except ValueError:
+            return False  # a name: where it leads may change
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        return address.is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of every day, from ``start`` up to, not including, ``end``: minutes after midnight in local time.
+
+    It wraps midnight where ``end`` is before ``start``.
+    """
+
+    start: int
+    end: int
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """``"01:00-05:00"``, ``"22:30-04:00"``. Raise ``ValueError`` with a reason for people."""
+        match = _WINDOW.fullmatch(value) if isinstance(value, str) else None
+        times = [] if match is None else [(int(match[f"h{n}"]), int(match[f"m{n}"])) for n in (1, 2)]
+        if not times or any(hour > 23 or minute > 59 for hour, minute in times):  # noqa: PLR2004 - a clock's
+            raise ValueError(f'{value!r} is not a part of the day such as "01:00-05:00"')
+        start, end = (hour * 60 + minute for hour, minute in times)
+        if start == end:
+            raise ValueError(f"{value!r} is no time at all: leave it out for the whole day")
+        return cls(start, end)
+
+    def holds(self, minute: int) -> bool:
+        """Whether ``minute`` (after midnight, 0 to 1439) lies in it."""
+        if self.start < self.end:
+            return self.start <= minute < self.end
+        return minute >= self.start or minute < self.end
+
+    def __str__(self) -> str:
+        return "-".join(f"{minute // 60:02}:{minute % 60:02}" for minute in (self.start, self.end))

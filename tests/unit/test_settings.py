@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.daemon.settings import Loaded, Settings, choose_store, load
+from syncd.daemon.settings import Loaded, choose_store, load
 from syncd.errors import ConfigurationError, ExitCode
 
 WHOLE = """\
@@ -56,7 +56,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 def test_without_a_file_the_defaults_work(tmp_path: Path) -> None:
     loaded = load(None, {"XDG_CONFIG_HOME": str(tmp_path)}, system_file=tmp_path / "none.toml")
 
-    assert loaded == Loaded(Settings(), None)
+    assert loaded == Loaded()
     assert loaded.settings.download.connections == 8
     assert loaded.settings.min_free == 512 * 2**20
 
@@ -114,10 +114,10 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_one(
         ("store = 'models'\n", 1, "store"),
         ("\nmin_free = '1 Gb'\n", 2, "min_free"),
         ("allow_network_filesystem = 'yes'\n", 1, "allow_network_filesystem"),
-        ("[download]\nconnections = 65\n", 2, "connections"),
-        ("[download]\nconnections = 0\n", 2, "connections"),
-        ("[download]\n\nmax_rate = '5 Mb/s'\n", 3, "max_rate"),
-        ("[download]\nstall_timeout = '10ms'\n", 2, "stall_timeout"),
+        ("[download]\nconnections = 65\n", 2, "download.connections"),
+        ("[download]\nconnections = 0\n", 2, "download.connections"),
+        ("[download]\n\nmax_rate = '5 Mb/s'\n", 3, "download.max_rate"),
+        ("[download]\nstall_timeout = '10ms'\n", 2, "download.stall_timeout"),
         ("[registries.'a.b']\nmirrors = ['http://x', 3]\n", 2, "mirrors"),
         ("[registries.'a.b']\nkey_file = 'relative'\n", 2, "key_file"),
     ],

@@ -20,7 +20,15 @@ DIGEST = Digest.of(b"a manifest")
 
 def outcome(reference: Reference) -> PullOutcome:
     return PullOutcome(
-        reference, DIGEST, current=False, size=10, blobs=1, fetched_blobs=1, fetched_bytes=10, found_bytes=0, seconds=0.5
+        reference=reference,
+        digest=DIGEST,
+        current=False,
+        size=10,
+        blobs=1,
+        fetched_blobs=1,
+        fetched_bytes=10,
+        found_bytes=0,
+        seconds=0.5,
     )
 
 

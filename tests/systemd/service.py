@@ -8,8 +8,6 @@ import urllib.request
 from types import TracebackType
 from typing import Self
 
-import pytest
-
 from tests.support.registry import ModelHandle
 from tests.systemd.machine import Machine, eventually
 
@@ -49,11 +47,11 @@ class Service:
         self.machine.run("journalctl", "--quiet", "--rotate")
         self.machine.run("journalctl", "--quiet", "--vacuum-size=1")
 
-    def configure(self, *models: ModelHandle, more: str = "") -> None:
-        """Write the settings: these models are desired."""
+    def configure(self, *models: ModelHandle, store: str = STORE, more: str = "") -> None:
+        """Write the settings: these models are desired. ``more``: lines at the top."""
         # The network is the host's, so the ops listener has a port of this test's own.
         wanted = "".join(f'[[models]]\nname = "{model.name}"\n' for model in models)
-        text = f'store = "{STORE}"\n{more}\n[ops]\nlisten = "127.0.0.1:{self._ops_port}"\n{wanted}'
+        text = f'store = "{store}"\n{more}\n[ops]\nlisten = "127.0.0.1:{self._ops_port}"\n{wanted}'
         # In place by rename, as an editor does it.
         new = self._settings.with_name("syncd.toml.new")
         new.write_text(text)
@@ -116,11 +114,3 @@ def _free_port() -> int:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
         return port
-
-
-def fails_to_start(service: Service) -> str:
-    """What systemctl says when the unit cannot be started."""
-    said = service.machine.run("systemctl", "start", UNIT, check=False)
-    if service["ActiveState"] == "active":
-        pytest.fail("it has started")
-    return said

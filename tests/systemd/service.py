@@ -1,6 +1,5 @@
 """The unit syncd.service in a booted machine, and what it is told and asked."""
 
-import shutil
 import socket
 import textwrap
 import urllib.error
@@ -13,7 +12,7 @@ from tests.systemd.machine import Machine, eventually
 
 UNIT = "syncd.service"
 _DROP_INS = "/etc/systemd/system/syncd.service.d"
-SOCKET = "run/syncd/syncd.sock"
+SOCKET = "/run/syncd/syncd.sock"
 STORE = "/srv/ollama/models"
 
 
@@ -28,8 +27,7 @@ class Service:
 
     def __enter__(self) -> Self:
         self._reset()
-        for entry in self.store.iterdir():
-            shutil.rmtree(entry)
+        self.machine.run("find", STORE, "-mindepth", "1", "-delete")
         self.configure()
         return self
 

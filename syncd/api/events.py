@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from syncd.errors import SyncdError
+from syncd.errors import IntegrityError, SyncdError
 from syncd.jobs.progress import Phase, PullOutcome, PullProgress, Totals
 from syncd.text import printable
 
@@ -108,13 +108,17 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """``gc``: blobs (by digest) and leftovers (by file) that were, or would be, taken; ``freed_bytes``: their sizes."""
+    """``gc``: blobs (by digest) and leftovers (by file) that were, or would be, taken.
+
+    ``freed_bytes``: all their sizes; ``sizes``: of each.
+    """
 
     event: Literal["collected"]
     dry_run: bool
     freed_bytes: int
     blobs: tuple[str, ...]
     leftovers: tuple[str, ...]
+    sizes: dict[str, int]
 
 
 class Verifying(msgspec.Struct, frozen=True):
@@ -233,13 +237,22 @@ def removed(planned: "Removal", *, dry_run: bool) -> Removed:
 
 
 def collected(planned: "CollectionPlan", *, dry_run: bool) -> Collected:
-    """The event for a collection."""
+    """The event for a collection. Raise ``IntegrityError`` for one that a broken manifest kept from taking anything."""
+    if planned.broken:
+        one = planned.broken[0]
+        raise IntegrityError(
+            f"nothing is collected while manifests/{one.path} cannot be read: {one.problem}",
+            hint=f"'syncd pull {one.name}' replaces it, 'syncd rm {one.name}' removes it" if one.name else None,
+        )
+    blobs = {str(blob.digest): blob.size for blob in planned.blobs}
+    leftovers = {printable(file.name): file.size for file in planned.staged}
     return Collected(
         event="collected",
         dry_run=dry_run,
         freed_bytes=planned.freed,
-        blobs=tuple(str(blob.digest) for blob in planned.blobs),
-        leftovers=tuple(printable(file.name) for file in planned.staged),
+        blobs=tuple(blobs),
+        leftovers=tuple(leftovers),
+        sizes=blobs | leftovers,
     )
 
 

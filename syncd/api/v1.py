@@ -115,9 +115,12 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """``GET /syncd/v1/status``: everything at a glance. ``jobs``: those that run, then those that ended lately."""
+    """``GET /syncd/v1/status``: everything at a glance. ``jobs``: those that run, then those that ended lately.
 
-    daemon: DaemonInfo
+    ``daemon``: null where none runs, and ``syncd status`` tells what the store alone can say; no daemon leaves it out.
+    """
+
+    daemon: DaemonInfo | None
     settings: SettingsInfo
     store: StoreInfo
     models: tuple[DesiredModel, ...]

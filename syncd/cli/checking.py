@@ -11,12 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from syncd.api import events
-from syncd.cli import logs, running, words
+from syncd.cli import logs, place, words
 from syncd.cli.options import as_json, examples, shared
 from syncd.cli.session import Session
 from syncd.errors import IntegrityError
-from syncd.jobs.verify import Fault, Verification, VerifyProgress
-from syncd.jobs.verify import verify as verify_models
 from syncd.oci.name import ModelName
 from syncd.text import printable, size
 
@@ -34,29 +32,26 @@ def verify(context: click.Context, names: tuple[str, ...], *, as_json: bool) -> 
     wanted = [ModelName.parse(name) for name in names] or None
     session = Session.begin(context)
     logs.configure(session.verbosity)
-    with session.open_store(writes=True) as store, _watch(as_json=as_json) as watch:
-        started = time.monotonic()
-        found = running.run(verify_models(store, wanted, on_progress=watch.show))
-        seconds = time.monotonic() - started
-    for fault in found.faults:
-        sys.stdout.write(events.line(events.fault(fault)) if as_json else fault_line(fault))
+    faults, verified = place.of(session).verify(wanted, _watch(as_json=as_json))
+    for fault in faults:
+        sys.stdout.write(events.line(fault) if as_json else fault_line(fault))
     if as_json:
-        sys.stdout.write(events.line(events.verified(found, seconds)))
-    if found.faults:
+        sys.stdout.write(events.line(verified))
+    if faults:
         raise IntegrityError(
-            f"{words.count(len(found.faults), 'fault')} in {_looked_at(found)}",
+            f"{words.count(len(faults), 'fault')} in {_looked_at(verified)}",
             hint="'syncd pull NAME' fetches again what is damaged or missing",
         )
     if not as_json:
-        sys.stdout.write(f"{_looked_at(found)}: every byte is right, {words.took(seconds)}\n")
+        sys.stdout.write(f"{_looked_at(verified)}: every byte is right, {words.took(verified.seconds)}\n")
 
 
-def fault_line(fault: Fault) -> str:
+def fault_line(fault: events.FaultFound) -> str:
     """A fault, and whom it hits."""
-    return f"{printable(', '.join(fault.models))}: {fault.kind.value}: {printable(fault.detail)}\n"
+    return f"{printable(', '.join(fault.models))}: {printable(fault.kind)}: {printable(fault.detail)}\n"
 
 
-def _looked_at(found: Verification) -> str:
+def _looked_at(found: events.Verified) -> str:
     return f"{words.count(found.models, 'model')}, {words.count(found.blobs, 'blob')}, {size(found.size)}"
 
 
@@ -71,19 +66,19 @@ class _Watch:
     ) -> None:
         pass
 
-    def show(self, progress: VerifyProgress) -> None:
+    def show(self, progress: events.Verifying) -> None:
         """One moment."""
 
 
 class _Every(_Watch):
     """Tells ``say`` of a moment every few seconds."""
 
-    def __init__(self, seconds: float, say: Callable[[VerifyProgress], None]) -> None:
+    def __init__(self, seconds: float, say: Callable[[events.Verifying], None]) -> None:
         self._seconds = seconds
         self._say = say
         self._next = time.monotonic() + seconds
 
-    def show(self, progress: VerifyProgress) -> None:
+    def show(self, progress: events.Verifying) -> None:
         if (now := time.monotonic()) >= self._next:
             self._next = now + self._seconds
             self._say(progress)
@@ -113,18 +108,18 @@ class _Bar(_Watch):
     ) -> None:
         self._bar.stop()
 
-    def show(self, progress: VerifyProgress) -> None:
-        amount = f"{size(progress.done)} of {size(progress.total)}"
-        self._bar.update(self._task, total=progress.total, completed=progress.done, amount=amount)
+    def show(self, progress: events.Verifying) -> None:
+        amount = f"{size(progress.done)} of {size(progress.size)}"
+        self._bar.update(self._task, total=progress.size, completed=progress.done, amount=amount)
 
 
 def _watch(*, as_json: bool) -> _Watch:
     if as_json:
-        return _Every(0.5, lambda now: _write(sys.stdout, events.line(events.verifying(now))))
+        return _Every(0.5, lambda now: _write(sys.stdout, events.line(now)))
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if console.is_terminal and not console.is_dumb_terminal:
         return _Bar(console)
-    return _Every(5.0, lambda now: _write(sys.stderr, f"{size(now.done)} of {size(now.total)} verified\n"))
+    return _Every(5.0, lambda now: _write(sys.stderr, f"{size(now.done)} of {size(now.size)} verified\n"))
 
 
 def _write(stream: TextIO, text: str) -> None:

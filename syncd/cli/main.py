@@ -25,6 +25,9 @@ _COMMANDS = {
     "rm": "syncd.cli.removing:rm",
     "verify": "syncd.cli.checking:verify",
     "gc": "syncd.cli.removing:gc",
+    "status": "syncd.cli.status:status",
+    "cancel": "syncd.cli.cancelling:cancel",
+    "serve": "syncd.cli.serve:serve",
 }
 
 

@@ -7,8 +7,8 @@ from datetime import datetime
 import click
 import msgspec
 
-from syncd.api.catalogue import TEXTS, Listing, Shown, describe, listing
-from syncd.cli import words
+from syncd.api.catalogue import TEXTS, Blob, Listing, Shown
+from syncd.cli import place, words
 from syncd.cli.options import as_json, examples, shared
 from syncd.cli.session import Session
 from syncd.oci.media import kind
@@ -26,8 +26,7 @@ _SHORT = 12  # hex digits of a digest
 def list_models(context: click.Context, *, as_json: bool) -> None:
     """List the models that are whole and visible, the latest first."""
     session = Session.begin(context)
-    with session.open_store(writes=False) as store:
-        found = listing(store)
+    found = place.of(session).listing()
     if as_json:
         sys.stdout.write(msgspec.json.encode(found).decode("utf-8") + "\n")
         return
@@ -41,8 +40,8 @@ def table(found: Listing, now: float) -> str:
     rows = [("NAME", "DIGEST", "SIZE", "MODIFIED")]
     rows.extend(
         (
-            one.name,
-            one.digest.removeprefix("sha256:")[:_SHORT],
+            printable(one.name),
+            printable(one.digest).removeprefix("sha256:")[:_SHORT],
             size(one.size),
             words.ago(now - datetime.fromisoformat(one.modified).timestamp()),
         )
@@ -63,8 +62,7 @@ def table(found: Listing, now: float) -> str:
 def show(context: click.Context, name: str, *, as_json: bool) -> None:
     """Show a model: its digest, its blobs, its parameters, template and license."""
     wanted = ModelName.parse(name)
-    with Session.begin(context).open_store(writes=False) as store:
-        found = describe(store, wanted)
+    found = place.of(Session.begin(context)).describe(wanted)
     sys.stdout.write(msgspec.json.encode(found).decode("utf-8") + "\n" if as_json else page(found))
 
 
@@ -72,13 +70,13 @@ def page(found: Shown) -> str:
     """``found`` as text for people; whatever comes from the registry is escaped."""
     blobs = (*found.layers, found.config)
     lines = [
-        f"name      {found.name}",
-        f"digest    {found.digest}",
+        f"name      {printable(found.name)}",
+        f"digest    {printable(found.digest)}",
         f"size      {size(found.size)}",
-        f"modified  {found.modified}",
+        f"modified  {printable(found.modified)}",
         "",
         "blobs",
-        *(f"  {kind(blob.media_type):<14} {blob.digest}  {size(blob.size):>7}  {blob.status}" for blob in blobs),
+        *(_blob_line(blob) for blob in blobs),
     ]
     for what in (what for what in TEXTS if what in found.texts):
         text = found.texts[what].splitlines()
@@ -86,3 +84,8 @@ def page(found: Shown) -> str:
         if len(text) > _EXCERPT:
             lines.append(f"  ... {len(text) - _EXCERPT} lines more")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _blob_line(blob: Blob) -> str:
+    what, digest, status = (printable(text) for text in (kind(blob.media_type), blob.digest, blob.status))
+    return f"  {what:<14} {digest}  {size(blob.size):>7}  {status}"

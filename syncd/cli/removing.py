@@ -1,20 +1,17 @@
 """``syncd rm`` and ``syncd gc``: what takes away. ``--dry-run`` shows the very plan that a real run executes."""
 
 import sys
-import time
 
 import click
 
 from syncd.api import events
-from syncd.cli import logs, running, words
+from syncd.cli import logs, place, words
 from syncd.cli.failure import report
 from syncd.cli.options import as_json, dry_run, examples, shared
 from syncd.cli.session import Session
-from syncd.errors import ExitCode, IntegrityError, SyncdError
-from syncd.jobs import collect as collection
-from syncd.jobs import remove as removal
+from syncd.errors import ExitCode, SyncdError
 from syncd.oci.name import ModelName
-from syncd.text import size
+from syncd.text import printable, size
 
 
 @click.command(epilog=examples("syncd rm mistral:7b", "syncd rm --dry-run mistral:7b llava:7b"))
@@ -33,32 +30,28 @@ def rm(context: click.Context, names: tuple[str, ...], *, dry_run: bool, as_json
     session = Session.begin(context)
     logs.configure(session.verbosity)
     code = ExitCode.DONE
-    with session.open_store(writes=not dry_run) as store:
+    with place.of(session).removing(dry_run=dry_run) as remove:
         for name in wanted:
             try:
-                if dry_run:
-                    planned = removal.plan(store, name, time.time())
-                else:
-                    planned = running.run(removal.remove(store, name, now=time.time()))
+                event = remove(name)
             except SyncdError as error:
                 report(error, as_json=as_json, name=str(name))
                 code = code or error.exit_code
             else:
-                event = events.removed(planned, dry_run=dry_run)
-                sys.stdout.write(events.line(event) if as_json else removed_line(planned, dry_run=dry_run))
+                sys.stdout.write(events.line(event) if as_json else removed_line(event))
     return code
 
 
-def removed_line(planned: removal.Removal, *, dry_run: bool) -> str:
+def removed_line(event: events.Removed) -> str:
     """What removing a model meant, or would mean."""
-    verb, name = ("would be removed" if dry_run else "removed"), str(planned.name)
-    if not planned.published:
-        return f"{name}: its pull {'would be' if dry_run else 'was'} cancelled; no such model was visible\n"
+    verb, name = ("would be removed" if event.dry_run else "removed"), printable(event.name)
+    if not event.published:
+        return f"{name}: its pull {'would be' if event.dry_run else 'was'} cancelled; no such model was visible\n"
     parts = [f"{name} {verb}"]
-    if planned.freed:
-        parts.append(f"{size(planned.freed_bytes)} in {words.count(len(planned.freed), 'blob')} for 'syncd gc'")
-    if planned.shared:
-        parts.append(f"{words.count(len(planned.shared), 'blob')} stay, which others need")
+    if event.freed:
+        parts.append(f"{size(event.freed_bytes)} in {words.count(len(event.freed), 'blob')} for 'syncd gc'")
+    if event.shared:
+        parts.append(f"{words.count(len(event.shared), 'blob')} stay, which others need")
     return ", ".join(parts) + "\n"
 
 
@@ -74,25 +67,15 @@ def gc(context: click.Context, *, dry_run: bool, as_json: bool) -> None:
     """
     session = Session.begin(context)
     logs.configure(session.verbosity)
-    with session.open_store(writes=not dry_run) as store:
-        if dry_run:
-            planned = collection.plan(store, time.time())
-        else:
-            planned = running.run(collection.collect(store, now=time.time()))
-    if planned.broken:
-        one = planned.broken[0]
-        raise IntegrityError(
-            f"nothing is collected while manifests/{one.path} cannot be read: {one.problem}",
-            hint=f"'syncd pull {one.name}' replaces it, 'syncd rm {one.name}' removes it" if one.name else None,
-        )
-    sys.stdout.write(
-        events.line(events.collected(planned, dry_run=dry_run)) if as_json else collected_text(planned, dry_run=dry_run)
-    )
+    event = place.of(session).collect(dry_run=dry_run)
+    sys.stdout.write(events.line(event) if as_json else collected_text(event))
 
 
-def collected_text(planned: collection.CollectionPlan, *, dry_run: bool) -> str:
+def collected_text(event: events.Collected) -> str:
     """What was, or would be, taken: a line each, and the sum."""
-    lines = [f"{blob.digest}  {size(blob.size)}" for blob in planned.blobs]
-    lines += [f"{file.digest or file.name}  {size(file.size)}  left by an interrupted pull" for file in planned.staged]
-    verb = "would be given back" if dry_run else "given back"
-    return "".join(f"{line}\n" for line in (*lines, f"{size(planned.freed)} {verb}"))
+    lines = [f"{printable(blob)}  {size(event.sizes.get(blob, 0))}" for blob in event.blobs]
+    lines += [
+        f"{printable(file)}  {size(event.sizes.get(file, 0))}  left by an interrupted pull" for file in event.leftovers
+    ]
+    verb = "would be given back" if event.dry_run else "given back"
+    return "".join(f"{line}\n" for line in (*lines, f"{size(event.freed_bytes)} {verb}"))

@@ -4,7 +4,7 @@ import concurrent.futures.thread  # noqa: F401 - see below
 import encodings.idna  # noqa: F401 - see below
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -13,6 +13,7 @@ import click
 
 from syncd.cli.options import CONFIG, STORE, VERBOSE
 from syncd.daemon.settings import Loaded, StoreChoice, choose_store, load
+from syncd.errors import ConfigurationError
 from syncd.store.owner import become, decide, owner_of_store
 from syncd.store.root import Store
 from syncd.text import printable
@@ -23,19 +24,32 @@ from syncd.text import printable
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One call of one command. ``quiet``: only errors are shown."""
+    """One call of one command. ``quiet``: only errors are shown. ``fault``: why the settings are mere defaults."""
 
     loaded: Loaded
     choice: StoreChoice
     verbosity: int
     quiet: bool
+    fault: ConfigurationError | None = None
 
     @classmethod
-    def begin(cls, context: click.Context, *, quiet: bool = False) -> Self:
-        """Read the settings. Raise ``ConfigurationError``."""
-        loaded = load(context.meta.get(CONFIG), os.environ)
-        choice = choose_store(context.meta.get(STORE), os.environ, loaded)
-        return cls(loaded, choice, context.meta.get(VERBOSE, 0), quiet)
+    def begin(cls, context: click.Context, *, quiet: bool = False, lenient: bool = False) -> Self:
+        """Read the settings. Raise ``ConfigurationError``.
+
+        ``lenient``: settings that cannot be used become ``fault``: a daemon that runs on older ones can still be asked.
+        """
+        environ: Mapping[str, str] = os.environ
+        fault = None
+        try:
+            loaded = load(context.meta.get(CONFIG), environ)
+        except ConfigurationError as error:
+            if not lenient:
+                raise
+            # Which store those settings name is not known: what ranks below them is not what is meant.
+            environ = {key: value for key, value in environ.items() if key != "OLLAMA_MODELS"}
+            loaded, fault = Loaded(), error
+        choice = choose_store(context.meta.get(STORE), environ, loaded)
+        return cls(loaded, choice, context.meta.get(VERBOSE, 0), quiet, fault)
 
     def notice(self, text: str) -> None:
         """A line on stderr, unless it is to be quiet."""
@@ -59,9 +73,17 @@ class Session:
                 self.say_where(as_user=owner.name if owner else None)
             for text in store.notices:
                 self.notice(f"warning: {text}")
+            store.leases.lifetime = settings.download.keep_partials
             yield store
 
-    def say_where(self, *, as_user: str | None = None) -> None:
-        """Which store this command writes to, and why this one."""
-        user = f", as {as_user}" if as_user else ""
-        self.notice(f"store: {self.choice.path} ({self.choice.origin}){user}")
+    def say_where(self, *, as_user: str | None = None, daemon: int | None = None, path: str | None = None) -> None:
+        """Which store this command writes to, and why this one.
+
+        ``as_user``: who it has become for that; ``daemon``: the pid of who does it instead, in the store at ``path``.
+        """
+        if daemon is None:
+            user = f", as {as_user}" if as_user else ""
+            self.notice(f"store: {self.choice.path} ({self.choice.origin}){user}")
+        else:
+            origin = f" ({self.choice.origin})" if self.choice.asked else ""
+            self.notice(f"store: {path}{origin}, through the daemon (pid {daemon})")

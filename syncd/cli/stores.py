@@ -5,6 +5,7 @@ import sys
 import click
 
 from syncd.api import events
+from syncd.cli import place
 from syncd.cli.options import as_json, examples, shared
 from syncd.cli.session import Session
 from syncd.store.owner import Owner, become
@@ -25,6 +26,7 @@ def init(context: click.Context, user: str | None, *, as_json: bool) -> None:
     syncd needs it first.
     """
     session = Session.begin(context)
+    place.refuse_beside_a_daemon(session)
     path, allowed = session.choice.path, session.loaded.settings.allow_network_filesystem
     owner = Owner.named(user) if user is not None else None
     init_store(path, owner=owner, allow_network_filesystem=allowed)

@@ -138,7 +138,12 @@ def command(*arguments: str, user: str | None = None) -> subprocess.CompletedPro
         module = ["tests.pull.as_user", str(entry.pw_uid), str(entry.pw_gid)]
     return subprocess.run(
         [sys.executable, "-m", *module, *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": "/nonexistent",
+            "PYTHONPATH": str(ROOT),
+            "SYNCD_SOCKET": "/nonexistent/syncd.sock",
+        },
         capture_output=True,
         text=True,
         timeout=60,

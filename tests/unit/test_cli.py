@@ -22,12 +22,13 @@ from tests.support.registry import ScriptedRegistry
 
 ROOT = Path(__file__).parents[2]
 SYNCD = (sys.executable, "-m", "syncd.cli.main")
-COMMANDS = ("init", "pull", "list", "show", "rm", "verify", "gc")
+COMMANDS = ("init", "pull", "list", "show", "rm", "verify", "gc", "status", "cancel")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     kept = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
-    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), "SYNCD_STORE": str(home / "models"), **more}
+    own = {"SYNCD_STORE": str(home / "models"), "SYNCD_SOCKET": str(home / "syncd.sock")}
+    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **own, **more}
 
 
 class Cli:

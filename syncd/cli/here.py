@@ -1,0 +1,103 @@
+"""This process as the place where the work is done: no daemon runs."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from syncd.api import events
+from syncd.api.catalogue import Listing, Shown, describe, listing
+from syncd.cli.place import Limits, Watch
+from syncd.cli.session import Session
+from syncd.errors import BusyError, NotFoundError
+from syncd.oci.name import ModelName, Reference
+from syncd.store.root import Store
+
+if TYPE_CHECKING:  # a listing waits for nothing that it does not need
+    from syncd.api.v1 import Cancelled, Status
+    from syncd.cli.render import PullView
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Implements ``Place``."""
+
+    session: Session
+
+    def listing(self) -> Listing:
+        """What is visible."""
+        with self.session.open_store(writes=False) as store:
+            return listing(store)
+
+    def describe(self, name: ModelName) -> Shown:
+        """All that is known of a model."""
+        with self.session.open_store(writes=False) as store:
+            return describe(store, name)
+
+    @contextmanager
+    def removing(self, *, dry_run: bool) -> Iterator[Callable[[ModelName], events.Removed]]:
+        """While it is entered: what removes a model."""
+        with self.session.open_store(writes=not dry_run) as store:
+            yield lambda name: self._remove(store, name, dry_run=dry_run)
+
+    def _remove(self, store: Store, name: ModelName, *, dry_run: bool) -> events.Removed:
+        from syncd.cli import running  # noqa: PLC0415 - see above
+        from syncd.jobs import remove as removal  # noqa: PLC0415 - see above
+
+        where = self.session.loaded.where(name)
+        if where is not None:
+            raise BusyError(
+                f"{name} is wanted by the settings at {where}, and would be pulled again",
+                hint="take it out there first, then remove it",
+            )
+        if dry_run:
+            planned = removal.plan(store, name, time.time())
+        else:
+            planned = running.run(removal.remove(store, name, now=time.time()))
+        return events.removed(planned, dry_run=dry_run)
+
+    def collect(self, *, dry_run: bool) -> events.Collected:
+        """Give back the space of what nobody needs."""
+        from syncd.cli import running  # noqa: PLC0415 - see above
+        from syncd.jobs import collect as collection  # noqa: PLC0415 - see above
+
+        with self.session.open_store(writes=not dry_run) as store:
+            if dry_run:
+                planned = collection.plan(store, time.time())
+            else:
+                planned = running.run(collection.collect(store, now=time.time()))
+        return events.collected(planned, dry_run=dry_run)
+
+    def verify(
+        self, names: Sequence[ModelName] | None, watch: Watch
+    ) -> tuple[Sequence[events.FaultFound], events.Verified]:
+        """Hash the blobs of these models, or of all."""
+        from syncd.cli import running  # noqa: PLC0415 - see above
+        from syncd.jobs.verify import verify  # noqa: PLC0415 - see above
+
+        with self.session.open_store(writes=True) as store, watch:
+            started = time.monotonic()
+            found = running.run(verify(store, names, on_progress=lambda now: watch.show(events.verifying(now))))
+            seconds = time.monotonic() - started
+        return [events.fault(fault) for fault in found.faults], events.verified(found, seconds)
+
+    def pull(self, references: Sequence[Reference], limits: Limits, view: "PullView") -> int:
+        """Pull one after another."""
+        from syncd.cli.pulling_here import pull  # noqa: PLC0415 - see above
+
+        return pull(self.session, references, limits, view)
+
+    def status(self) -> "Status":
+        """What the store and the settings alone can say."""
+        from syncd.cli.status_here import status  # noqa: PLC0415 - see above
+
+        with self.session.open_store(writes=False) as store:
+            return status(store, self.session.loaded, time.time())
+
+    def cancel(self, what: str) -> "Cancelled":
+        """Nothing: raise ``NotFoundError``."""
+        raise NotFoundError(
+            f"{what}: no daemon runs, so there is no job to cancel",
+            hint="a pull without one ends by Ctrl-C where it runs, or by 'syncd rm NAME'",
+        )

@@ -1,0 +1,83 @@
+"""Pulls by this process: registries, connections and store put together."""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Sequence
+
+from syncd.cli import running
+from syncd.cli.place import Limits
+from syncd.cli.render import PullView
+from syncd.cli.session import Session
+from syncd.daemon.access import Access, ollama_key, registry_access
+from syncd.download.fetch import Fetcher
+from syncd.download.transfer import FetchSettings
+from syncd.errors import ExitCode, SyncdError
+from syncd.jobs.pull import PullMeans
+from syncd.jobs.pull import pull as pull_one
+from syncd.oci.name import Reference
+from syncd.registry.client import RegistryClient
+from syncd.store.root import Store
+
+_CONNECT_TIMEOUT = 15.0  # seconds
+_OTHER_THREADS = 16  # beside one for each connection: hashing, syncing, looking
+_ANSWER_TIMEOUT = 60.0  # seconds; a registry may take its time over the headers of a cold blob
+
+
+def pull(session: Session, references: Sequence[Reference], limits: Limits, view: PullView) -> int:
+    """Pull one after another, ``view`` entered meanwhile; the exit code of the first that failed, else 0."""
+    # Before the store: who opens that may no longer be allowed to read these.
+    access = registry_access(
+        session.loaded, os.environ, own_key=ollama_key(), asked=[one.name.host for one in references]
+    )
+    for notice in access.notices:
+        session.notice(f"warning: {notice}")
+    download = session.loaded.settings.download
+    fetching = FetchSettings(
+        connections=limits.connections or download.connections,
+        max_rate=download.max_rate if limits.max_rate is None else limits.max_rate,
+        stall_timeout=download.stall_timeout,
+    )
+    with session.open_store(create=True, writes=True) as store, view:
+        return running.run(
+            _pull_all(references, store, session.loaded.settings.min_free, access, fetching, view),
+            hint="run the same command to resume",
+            threads=fetching.connections + _OTHER_THREADS,
+        )
+
+
+async def _pull_all(
+    references: Sequence[Reference],
+    store: Store,
+    floor: int,
+    access: Access,
+    fetching: FetchSettings,
+    view: PullView,
+) -> int:
+    """Pull one after another; the exit code of the first that failed, else 0."""
+    code = ExitCode.DONE
+    async with RegistryClient(
+        access.configs,
+        default=access.default,
+        connect_timeout=_CONNECT_TIMEOUT,
+        read_timeout=_ANSWER_TIMEOUT,
+        random=random.random,
+    ) as registry:
+        fetcher = Fetcher(registry, fetching, clock=time.monotonic, random=random.random)
+        means = PullMeans(store=store, registry=registry, fetcher=fetcher, floor=floor)
+        for reference in references:
+            try:
+                view.done(await pull_one(reference, means, view.show))
+            except SyncdError as error:
+                view.failed(reference, error)
+                code = code or error.exit_code
+                _heed_cancellation()
+    return code
+
+
+def _heed_cancellation() -> None:
+    """End here if a signal came while the pull was failing: a TaskGroup that is aborting drops a cancellation."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -1,0 +1,59 @@
+"""What ``syncd status`` can say without a daemon: from the settings and the store."""
+
+from syncd.api import v1
+from syncd.api.catalogue import rfc3339
+from syncd.daemon.inventory import Count, count
+from syncd.daemon.settings import Loaded, ModelSettings
+from syncd.store.root import Store
+from syncd.text import printable
+
+
+def status(store: Store, loaded: Loaded, now: float) -> v1.Status:
+    """The state of ``store`` at ``now`` (seconds since the epoch). Blocks; raise ``SyncdError``."""
+    held = count(store.models.list(), free=store.free_bytes(), now=now)
+    return v1.Status(
+        daemon=None,
+        settings=v1.SettingsInfo(
+            files=tuple(printable(str(path), limit=4096) for path in loaded.files),
+            loaded=rfc3339(now),
+            fault=None,
+            needs_restart=(),
+        ),
+        store=v1.StoreInfo(
+            path=printable(str(store.path), limit=4096),
+            models=len(held.models),
+            blobs=held.blobs,
+            size=held.size,
+            saved=held.saved,
+            free=held.free,
+            broken=held.broken,
+            as_of=rfc3339(now),
+        ),
+        models=tuple(_desired(model, held) for model in loaded.settings.models),
+        unmanaged=tuple(
+            v1.UnmanagedModel(name=str(one.name), digest=str(one.digest), size=one.size, left_over=False)
+            for one in held.models
+            if loaded.where(one.name) is None
+        ),
+        jobs=(),
+    )
+
+
+def _desired(model: ModelSettings, held: Count) -> v1.DesiredModel:
+    """``published`` if the store has it, and what the pin says, else ``pending``: nobody is there to pull it."""
+    wanted = model.name
+    stored = next((one for one in held.models if one.name.folded == wanted.name.folded), None)
+    right = stored is not None and wanted.digest in {None, stored.digest}
+    return v1.DesiredModel(
+        name=str(wanted),
+        state="published" if right else "pending",
+        digest=str(stored.digest) if stored else None,
+        pending=str(wanted.digest) if wanted.digest and not right else None,
+        size=stored.size if stored else 0,
+        done=stored.size if stored else 0,
+        job=None,
+        reason=None if right else "no daemon runs that would pull it",
+        failures=0,
+        last_check=None,
+        next_check=None,
+    )

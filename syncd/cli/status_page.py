@@ -1,0 +1,175 @@
+"""A status as people read it: what stands where, in words; pure. How it looks is ``status_table``'s business."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from syncd.api import v1
+from syncd.cli import words
+from syncd.text import printable, size
+
+_SHORT = 12  # hex digits of a digest
+_ENDED_JOBS = 5  # that are shown
+
+
+class Tone(Enum):
+    """How loud a line is."""
+
+    CALM = "calm"
+    MOVING = "moving"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a table: its cells."""
+
+    cells: tuple[str, ...]
+    tone: Tone = Tone.CALM
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table."""
+
+    header: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All of it. ``head``: a label and a text each. Every text is escaped."""
+
+    head: tuple[Row, ...]
+    sheets: tuple[Sheet, ...]
+
+
+def page(found: v1.Status, now: float) -> Page:
+    """``found`` in words. ``now``: seconds since the epoch."""
+    sheets = (_models(found, now), _unmanaged(found), _jobs(found, now))
+    return Page(_head(found, now), tuple(sheet for sheet in sheets if sheet.rows))
+
+
+def text(shown: Page) -> str:
+    """``shown`` in plain columns."""
+    blocks = [_columns([row.cells for row in shown.head], gap=2)]
+    blocks += [_columns([sheet.header, *(row.cells for row in sheet.rows)], gap=4) for sheet in shown.sheets]
+    return "\n".join(blocks)
+
+
+def faults(found: v1.Status) -> list[str]:
+    """What is not well, in words."""
+    told = ["no daemon runs"] if found.daemon is None else []
+    told += [f"settings: {found.settings.fault}"] if found.settings.fault else []
+    told += [f"{one.name}: {one.reason or one.state}" for one in found.models if one.state in {"failing", "held"}]
+    told += [f"{words.count(found.store.broken, 'manifest')} cannot be read"] if found.store.broken else []
+    return told
+
+
+def _head(found: v1.Status, now: float) -> tuple[Row, ...]:
+    daemon, settings, store = found.daemon, found.settings, found.store
+    if daemon is None:
+        rows = [Row(("daemon", "none runs: this is what the store and the settings say"), Tone.BAD)]
+    else:
+        started = words.ago(now - _seconds(daemon.started))
+        rows = [Row(("daemon", f"syncd {daemon.version}, pid {daemon.pid}, started {started}"))]
+    files = ", ".join(settings.files) or "none: the defaults"
+    loaded = f", read {words.ago(now - _seconds(settings.loaded))}" if daemon else ""
+    rows.append(Row(("settings", files + loaded)))
+    if settings.fault:
+        rows.append(Row(("FAULT", f"the new settings are not in force: {settings.fault}"), Tone.BAD))
+    if settings.needs_restart:
+        rows.append(Row(("RESTART", f"not in force until then: {', '.join(settings.needs_restart)}"), Tone.BAD))
+    rows.append(Row(("store", store.path)))
+    held = f"{words.count(store.models, 'model')}, {words.count(store.blobs, 'blob')}, {size(store.size)}"
+    rows.append(Row(("", f"{held}; {size(store.saved)} saved by sharing, {size(store.free)} free")))
+    if store.broken:
+        broken = f"{words.count(store.broken, 'manifest')} cannot be read: 'syncd list' names them"
+        rows.append(Row(("BROKEN", broken), Tone.BAD))
+    return tuple(Row(tuple(printable(cell, limit=1000) for cell in row.cells), row.tone) for row in rows)
+
+
+def _models(found: v1.Status, now: float) -> Sheet:
+    return Sheet(
+        ("MODEL", "STATE", "DIGEST", "SIZE", "CHECKED", "NEXT CHECK", "WHY"),
+        tuple(_model(one, now) for one in found.models),
+    )
+
+
+def _model(one: v1.DesiredModel, now: float) -> Row:
+    pulling = one.state == "pulling"
+    tone = Tone.BAD if one.state in {"failing", "held"} else Tone.MOVING if one.state != "published" else Tone.CALM
+    why = one.reason or ""
+    if one.pending:
+        why = f"{_short(one.pending)} waits{f': {why}' if why else ''}"
+    if one.failures:
+        why = f"{why} ({words.count(one.failures, 'failure')})"
+    return _row(
+        tone,
+        one.name,
+        one.state,
+        _short(one.digest),
+        _progress(one.done, one.size) if pulling else size(one.size) if one.size else "-",
+        words.ago(now - _seconds(one.last_check)) if one.last_check else "-",
+        _until(_seconds(one.next_check) - now) if one.next_check else "-",
+        why,
+    )
+
+
+def _unmanaged(found: v1.Status) -> Sheet:
+    header = ("UNMANAGED", "DIGEST", "SIZE", "") if any(one.left_over for one in found.unmanaged) else _UNMANAGED
+    rows = (
+        _row(Tone.CALM, one.name, _short(one.digest), size(one.size), "left the settings" if one.left_over else "")
+        for one in found.unmanaged
+    )
+    return Sheet(header, tuple(Row(row.cells[: len(header)], row.tone) for row in rows))
+
+
+_UNMANAGED = ("UNMANAGED", "DIGEST", "SIZE")
+
+
+def _jobs(found: v1.Status, now: float) -> Sheet:
+    running = [job for job in found.jobs if job.state == "running"]
+    ended = [job for job in found.jobs if job.state != "running"][:_ENDED_JOBS]
+    return Sheet(
+        ("JOB", "MODEL", "STATE", "PROGRESS", "ASKED FOR BY", "BEGAN", "ERROR"),
+        tuple(
+            _row(
+                Tone.MOVING if job.state == "running" else Tone.BAD if job.state == "failed" else Tone.CALM,
+                job.id,
+                job.name,
+                job.phase or job.state if job.state == "running" else job.state,
+                _progress(job.done, job.size),
+                job.asked_by,
+                words.ago(now - _seconds(job.started)),
+                job.error or "",
+            )
+            for job in (*running, *ended)
+        ),
+    )
+
+
+def _row(tone: Tone, *cells: str) -> Row:
+    return Row(tuple(printable(cell, limit=200) for cell in cells), tone)
+
+
+def _short(digest: str | None) -> str:
+    return digest.removeprefix("sha256:")[:_SHORT] if digest else "-"
+
+
+def _progress(done: int, whole: int) -> str:
+    return f"{100 * done // whole}% of {size(whole)}" if whole else "-"
+
+
+def _until(seconds: float) -> str:
+    return f"in {words.left(seconds)}" if seconds >= 1 else "now"
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def _columns(rows: list[tuple[str, ...]], *, gap: int) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ((" " * gap).join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "".join(f"{line.rstrip()}\n" for line in lines)

@@ -59,7 +59,9 @@ def test_every_line_that_the_example_settings_offer_can_be_used(tmp_path: Path) 
 
     settings = load(file, {}).settings
 
-    assert set(settings.registries) == {"registry.ollama.ai", "registry.example.com"}
+    assert set(settings.registries) == {"registry.example.com"}
+    assert settings.control.token_file is not None
+    assert len(settings.models) == 1
 
 
 def _run(*command: str) -> "subprocess.CompletedProcess[str]":

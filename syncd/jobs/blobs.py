@@ -10,7 +10,7 @@ import structlog
 from syncd.aio import entered, in_thread, in_thread_stoppable, only_error
 from syncd.download.fetch import BlobFetch, Fetcher, Step
 from syncd.download.journal import claimed_bytes
-from syncd.errors import NoSpaceError, SyncdError
+from syncd.errors import IntegrityError, NoSpaceError, StoreError, SyncdError
 from syncd.jobs.progress import BlobProgress, BlobState
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor, Manifest
@@ -25,7 +25,12 @@ log = structlog.get_logger()
 
 POLL = 0.1  # seconds between two looks at a lock, or at what its holder has done
 _HASHES_AT_ONCE = 4  # each takes a thread for as long as a blob takes to read
+_TRIES = 3  # how often an outside Ollama may take blobs away under one pull
 _AT_ONCE = 16  # open files are bounded by this, however many layers a model has
+
+
+class BytesGoneError(IntegrityError):
+    """The bytes of a blob are not on the disk, and nobody was to fetch them."""
 
 
 @dataclass(slots=True)
@@ -58,10 +63,11 @@ class Track:
 class PullBlobs:
     """Brings the blobs of a manifest into the store. ``tracks`` says where each stands.
 
-    ``floor``: bytes of free space that are left to others.
+    ``fetcher``: None means without the network, so that ``bring`` raises ``BytesGoneError`` for what is not on the
+    disk. ``floor``: bytes of free space that are left to others.
     """
 
-    def __init__(self, name: ModelName, store: Store, fetcher: Fetcher, floor: int) -> None:
+    def __init__(self, name: ModelName, store: Store, fetcher: Fetcher | None, floor: int) -> None:
         self._name = name
         self._store = store
         self._fetcher = fetcher
@@ -88,7 +94,8 @@ class PullBlobs:
     async def bring(self, blobs: Iterable[Descriptor], lease: Lease) -> None:
         """Have these stored. Raise ``SyncdError``; what came until then stays for the next try."""
         wanted = list(blobs)
-        await self._reserve(wanted)
+        if self._fetcher is not None:
+            await self._reserve(wanted)
         room = asyncio.Semaphore(_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:
@@ -97,6 +104,19 @@ class PullBlobs:
                     group.create_task(self._bring_one(track, room, lease), name=f"blob {blob.digest.short}")
         except BaseExceptionGroup as errors:
             raise only_error(errors, (SyncdError,)) from errors
+
+    async def bring_again(self, manifest: Manifest, lease: Lease) -> None:
+        """What an outside Ollama takes away while we publish comes back: from keep/, else from the registry."""
+        for _ in range(_TRIES):
+            gone = await self.incomplete(manifest.blobs)
+            if not gone:
+                return
+            log.warning("pull.blobs_taken", name=str(self._name), digests=[str(blob.digest) for blob in gone])
+            await self.bring(gone, lease)
+        raise StoreError(
+            f"{self._name}: blobs vanish from {self._store.path} as fast as they are put there",
+            hint="another program deletes them: give every Ollama server OLLAMA_NOPRUNE=1 and a read-only mount",
+        )
 
     async def _reserve(self, blobs: Iterable[Descriptor]) -> None:
         """Have room for every byte before the first one is asked for; on failure give back what was taken."""
@@ -173,6 +193,8 @@ class PullBlobs:
         return whole
 
     async def _fetch(self, track: Track) -> None:
+        if self._fetcher is None:
+            raise BytesGoneError(f"{self._name}: {track.blob.digest} is not on the disk any more")
         started = time.monotonic()
         async with entered(self._store.blobs.stage, track.blob) as partial:
             track.fetch = self._fetcher.blob(self._name, partial)

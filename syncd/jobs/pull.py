@@ -9,7 +9,7 @@ import structlog
 
 from syncd.aio import entered, in_thread, only_error
 from syncd.download.fetch import Fetcher
-from syncd.errors import BusyError, CancelledByRemovalError, InvalidNameError, StoreError, SyncdError
+from syncd.errors import BusyError, CancelledByRemovalError, InvalidNameError, SyncdError
 from syncd.jobs.blobs import POLL, PullBlobs
 from syncd.jobs.progress import Phase, PullOutcome, PullProgress
 from syncd.oci.digest import Digest
@@ -23,7 +23,7 @@ from syncd.store.root import Store
 log = structlog.get_logger()
 
 _REPORT_EVERY = 0.1  # seconds
-_TRIES = 3  # how often a tag may move, or an outside Ollama may take blobs away, under one pull
+_TRIES = 3  # how often a tag may move under one pull
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,17 @@ async def pull(reference: Reference, means: PullMeans, report: Callable[[PullPro
     shows what it showed before. A cancelled pull leaves its partial files for the next one.
     """
     return await _Pull(reference, means, report).run()
+
+
+def refuse_case_conflicts(name: ModelName, store: Store) -> None:
+    """Raise ``InvalidNameError`` if Ollama could not tell ``name`` from one that is stored."""
+    for stored in store.models.names():
+        part = case_conflict(name, stored)
+        if part is not None:
+            raise InvalidNameError(
+                f"{name}: {part!r} differs only in case from the same part of {stored}, which is stored",
+                hint="Ollama would mix the two up: use the spelling that is stored, or remove it first",
+            )
 
 
 class _Pull:
@@ -143,13 +154,14 @@ class _Pull:
 
     async def _once(self) -> PullOutcome:
         self._enter(Phase.RESOLVING)
-        await in_thread(self._refuse_case_conflicts)
+        await in_thread(refuse_case_conflicts, self._name, self._store)
         seen = await in_thread(self._store.models.tag_digest, self._name)
         found = await self._means.registry.manifest(self._reference)
         self._expect(found.manifest)
         # One that was cut off after its rename has not made it durable, nor noted it: go through all of it again.
         through = seen == found.manifest.digest and not await in_thread(self._store.leases.has_dead, self._name)
         if through and not await self._blobs.incomplete(found.manifest.blobs):
+            await in_thread(self._vouch_for, found)
             return self._outcome(found.manifest, current=True)
         with await self._store.locks.references(shared=True) as held:
             async with entered(self._store.leases.take, self._name, found.manifest, held) as lease:
@@ -160,39 +172,23 @@ class _Pull:
         await in_thread(self._store.leases.drop_dead, self._name)
         return self._outcome(found.manifest, current=False)
 
-    def _refuse_case_conflicts(self) -> None:
-        for stored in self._store.models.names():
-            part = case_conflict(self._name, stored)
-            if part is not None:
-                raise InvalidNameError(
-                    f"{self._name}: {part!r} differs only in case from the same part of {stored}, which is stored",
-                    hint="Ollama would mix the two up: use the spelling that is stored, or remove it first",
-                )
-
     async def _bring_and_publish(self, found: FetchedManifest, seen: Digest | None, lease: Lease) -> None:
         manifest = found.manifest
         self._enter(Phase.FETCHING)
         await self._blobs.bring(manifest.blobs, lease)
-        await self._bring_again(manifest, lease)
+        await self._blobs.bring_again(manifest, lease)
         self._enter(Phase.PUBLISHING)
         with await self._store.locks.references(shared=True) as held:
             await in_thread(self._store.models.publish, self._name, manifest, expected=seen, held=held)
-        await self._bring_again(manifest, lease)
+        await self._blobs.bring_again(manifest, lease)
         await in_thread(self._store.models.remember, self._name, manifest, found.source, time.time())
         self._log.info("pull.published", digest=str(manifest.digest), origin=found.source)
 
-    async def _bring_again(self, manifest: Manifest, lease: Lease) -> None:
-        """What an outside Ollama takes away while we publish comes back: from keep/, else from the registry."""
-        for _ in range(_TRIES):
-            gone = await self._blobs.incomplete(manifest.blobs)
-            if not gone:
-                return
-            self._log.warning("pull.blobs_taken", digests=[str(blob.digest) for blob in gone])
-            await self._blobs.bring(gone, lease)
-        raise StoreError(
-            f"{self._name}: blobs vanish from {self._store.path} as fast as they are put there",
-            hint="another program deletes them: give every Ollama server OLLAMA_NOPRUNE=1 and a read-only mount",
-        )
+    def _vouch_for(self, found: FetchedManifest) -> None:
+        """Note what lies under the tag as published, if somebody else brought it, or took it back to where it was."""
+        history = self._store.models.history(self._name)
+        if not history or history[0].manifest.digest != found.manifest.digest:
+            self._store.models.remember(self._name, found.manifest, found.source, time.time())
 
     def _outcome(self, manifest: Manifest, *, current: bool) -> PullOutcome:
         fetches = [track.fetch for track in self._blobs.tracks.values() if track.fetch]

@@ -50,18 +50,24 @@ class BlobStore:
 
     def status(self, blob: Descriptor) -> BlobStatus:
         """What is there of ``blob``. What an outsider took from ``blobs/`` comes back here, if ``keep/`` has it."""
+        status, in_place = self.look(blob)
+        if status is BlobStatus.STORED and not in_place:
+            self._restore(layout.blob_file(blob.digest))
+        return status
+
+    def look(self, blob: Descriptor) -> tuple[BlobStatus, bool]:
+        """What is there of ``blob``, and whether it lies in ``blobs/``: a stored one may be in ``keep/`` alone."""
         file = layout.blob_file(blob.digest)
         visible = self._regular(self._blobs, file)
         record = self._records.get(blob.digest)
         if visible and visible.st_size == blob.size and record and record.identity == Identity.of(visible):
-            return BlobStatus.STORED
+            return BlobStatus.STORED, True
         kept = self._regular(self._keep, file)
         if kept and kept.st_size == blob.size and record and record.identity == Identity.of(kept):
-            self._restore(file)
-            return BlobStatus.STORED
+            return BlobStatus.STORED, False
         if any(found and found.st_size == blob.size for found in (visible, kept)):
-            return BlobStatus.UNVERIFIED
-        return BlobStatus.ABSENT
+            return BlobStatus.UNVERIFIED, visible is not None
+        return BlobStatus.ABSENT, visible is not None
 
     def reserved(self, digest: Digest) -> int:
         """Bytes of disk that its partial holds already; 0 if there is none."""

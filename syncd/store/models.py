@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-import msgspec
-
 from syncd.errors import (
     BusyError,
     IntegrityError,
@@ -26,6 +24,7 @@ from syncd.oci.name import ModelName
 from syncd.store import layout
 from syncd.store.blobs import BlobStore
 from syncd.store.files import Entry, Folder, new_token
+from syncd.store.history import History, Publication
 from syncd.store.locks import Lock
 
 _ATTEMPTS = 20
@@ -56,20 +55,12 @@ class BrokenModel:
 Listing = list[StoredModel | BrokenModel]
 
 
-class HistoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A manifest that was published: when (seconds since the epoch), from where, and its very bytes."""
-
-    time: float
-    origin: str
-    manifest: bytes
-
-
 class ModelStore:
     """``manifests/`` and ``history/``."""
 
     def __init__(self, manifests: Folder, history: Folder, staging: Folder, blobs: BlobStore) -> None:
         self._manifests = manifests
-        self._history = history
+        self._history = History(history, staging)
         self._staging = staging
         self._blobs = blobs
 
@@ -175,17 +166,11 @@ class ModelStore:
 
     def remember(self, name: ModelName, manifest: Manifest, origin: str, now: float) -> None:
         """Note in the history that this manifest was published ``now`` (seconds since the epoch), from ``origin``."""
-        with ExitStack() as stack:
-            folder = self._history
-            folders, tag = layout.manifest_parts(name)
-            for part in (*folders, tag):
-                folder = stack.enter_context(folder.make_sub(part, layout.OWN_FOLDER_MODE))
-            folder.write_atomically(
-                layout.history_file(manifest.digest),
-                msgspec.json.encode(HistoryEntry(now, origin, manifest.raw)),
-                mode=layout.OWN_FILE_MODE,
-                staging=self._staging,
-            )
+        self._history.add(name, manifest, origin, now)
+
+    def history(self, name: ModelName) -> tuple[Publication, ...]:
+        """What syncd published under exactly this name, the latest first."""
+        return self._history.of(name)
 
     # Steps of the above
 

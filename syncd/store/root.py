@@ -9,7 +9,7 @@ from typing import Self
 from syncd.errors import ConfigurationError, NotAuthorisedError, NotFoundError
 from syncd.store import layout
 from syncd.store.blobs import BlobStore
-from syncd.store.files import Folder, new_token, translated
+from syncd.store.files import Folder, new_token, same_file, translated
 from syncd.store.leases import Leases
 from syncd.store.locks import Locks
 from syncd.store.models import ModelStore
@@ -46,6 +46,8 @@ class Store:
         staging, keep = ours(layout.STAGING), ours(layout.KEEP)
         self._staging = staging
         _require_one_mount(staging, (manifests, blobs, keep))
+        self._staging = staging
+        self._shared = {layout.MANIFESTS: manifests, layout.BLOBS: blobs}
         self.locks = Locks(ours(layout.LOCKS))
         self.locks.prove_exclusion()
         self.leases = Leases(ours(layout.LEASES), staging)
@@ -72,6 +74,23 @@ class Store:
             store = cls(stack, root, own, notices)
             store._stack = stack.pop_all()
             return store
+
+    def revive(self) -> bool:
+        """Work on the ``manifests/`` and ``blobs/`` that are there now; whether they are others than before.
+
+        Somebody may move either away, or remove it: then it is made again. Raise ``SyncdError`` where that fails.
+        """
+        revived = False
+        for name, folder in self._shared.items():
+            if (found := self._root.stat(name)) and same_file(found, os.fstat(folder.fd)):
+                continue
+            with _shared_folder(self._root, name) as now:
+                _require_one_mount(self._staging, (now,))
+                # The descriptor keeps its number, so whoever has the folder has the new one.
+                os.dup2(now.fd, folder.fd, inheritable=False)
+            self._root.fsync()
+            revived = True
+        return revived
 
     def close(self) -> None:
         """Give every descriptor back; calling it again does nothing."""

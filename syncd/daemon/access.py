@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from syncd.daemon.settings import Loaded, RegistrySettings
-from syncd.errors import SyncdError
+from syncd.errors import ConfigurationError, SyncdError
 from syncd.oci.name import DEFAULT_HOST
 from syncd.registry.hosts import Credentials, RegistryConfig, endpoints
 
@@ -121,6 +121,14 @@ def _secret(loaded: Loaded, host: str, key: str, path: Path, notices: list[str])
     if open_to_all:
         notices.append(f"{path} can be read by everybody: chmod 600 it")
     return kept
+
+
+def secret_line(path: Path) -> str:
+    """The one line of text that a file holds. Raise ``ConfigurationError``."""
+    try:
+        return _one_line(_read(path)).decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be used: {_reason(error)}") from error
 
 
 def _one_line(content: bytes) -> bytes:

@@ -1,0 +1,318 @@
+"""The service, put together: one task group for its services, one for its jobs, and the order in which both end."""
+
+import asyncio
+import faulthandler
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from syncd import __version__
+from syncd.aio import only_error
+from syncd.api.catalogue import rfc3339
+from syncd.api.listeners import Listeners
+from syncd.daemon.access import Access, ollama_key, registry_access
+from syncd.daemon.applied import AppliedSettings
+from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.desired import hold_seconds
+from syncd.daemon.doors import Doors, Health
+from syncd.daemon.inventory import Inventory
+from syncd.daemon.memory import LeftBehind, Memory
+from syncd.daemon.notify import Notifier
+from syncd.daemon.pulse import Pulse, status_line
+from syncd.daemon.reconcile import Reconcile
+from syncd.daemon.service import Daemon
+from syncd.daemon.settings import Loaded, socket_path
+from syncd.daemon.telemetry import SettingsState, Telemetry
+from syncd.daemon.ways import Ways
+from syncd.errors import ExitCode, SyncdError
+from syncd.jobs.board import Board, JobState, JobView
+from syncd.jobs.collect import expire
+from syncd.jobs.progress import PullOutcome, PullProgress
+from syncd.jobs.pull import pull
+from syncd.oci.name import Reference
+from syncd.registry.client import FetchedManifest
+from syncd.store.locks import Lock
+from syncd.store.root import Store
+
+log = structlog.get_logger()
+
+_THREADS = 64 + 32  # one for each connection that settings may allow, and some for hashing, syncing and looking
+_STOP_WITHIN = 9.0  # seconds after which an end that hangs is forced
+_TIDY_EVERY = 6 * 3600.0  # seconds
+_CREDENTIAL = "ollama_key"  # as the unit's LoadCredential= names it
+
+
+def run(loaded: Loaded, store: Store, environ: Mapping[str, str], *, named: Path | None) -> int:
+    """Serve until a signal ends it; the exit code.
+
+    ``loaded``: the settings to begin with, ``named``: the file that was asked for, if one was.
+
+    Raise ``BusyError`` where the store has a daemon, other ``SyncdError`` where it cannot start.
+    """
+    faulthandler.enable()  # a watchdog's SIGABRT leaves a traceback in the log
+    holder = f"pid {os.getpid()}, since {rfc3339(time.time())}"
+    try:
+        with store.locks.daemon(holder) as lock, asyncio.Runner() as runner:
+            return runner.run(_serve(loaded, store, lock, environ, named))
+    except SyncdError as error:
+        log.error("daemon.failed", error=error.message, hint=error.hint)  # noqa: TRY400 - expected: no traceback
+        raise
+    except Exception:
+        log.exception("daemon.crashed")
+        raise
+
+
+async def _serve(loaded: Loaded, store: Store, lock: Lock, environ: Mapping[str, str], named: Path | None) -> int:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
+    try:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as services, asyncio.TaskGroup() as jobs:
+            serving = _Serving(loaded, store, lock, environ, named, jobs)
+            await serving.begin(stack)
+            tasks = [services.create_task(work, name=name) for name, work in serving.services()]
+            serving.hear_signals(services)
+            serving.announce_ready()
+            await serving.stopping.wait()
+            serving.board.close()
+            for task in tasks:
+                task.cancel()
+    except BaseExceptionGroup as errors:
+        raise only_error(errors, (SyncdError,)) from errors
+    log.info("daemon.stopped")
+    return ExitCode.DONE
+
+
+class _Serving:
+    """One life of the daemon: what it is made of, and what ties the parts together."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        store: Store,
+        lock: Lock,
+        environ: Mapping[str, str],
+        named: Path | None,
+        jobs: asyncio.TaskGroup,
+    ) -> None:
+        self._store = store
+        self._environ = environ
+        self._settings = AppliedSettings(loaded, named, environ, now=time.time, accept=self._access)
+        self._born_with = self._settings.current.settings
+        self._notifier = Notifier.of(environ, os.getpid())
+        self._inventory = Inventory(store, time.time)
+        self._chronicle = Chronicle(time.time)
+        self._telemetry = Telemetry(CollectorRegistry())
+        self._memory = Memory(store.state, clock=time.time)
+        self._ways = Ways(store)
+        self.stopping = asyncio.Event()
+        self.board = Board(
+            self._pull,
+            jobs,
+            clock=time.time,
+            new_id=lambda: secrets.token_hex(6),
+            notes=self._memory.jobs,
+            on_change=self._job_changed,
+        )
+        self._reconcile = Reconcile(
+            store=store,
+            board=self.board,
+            settings=self._settings,
+            memory=self._memory,
+            resolve=self._resolve,
+            chronicle=self._chronicle,
+        )
+        self._pulse = Pulse(self._notifier, self._line)
+        self._listeners = Listeners(
+            self._daemon(),
+            socket=socket_path(self._born_with, environ, os.geteuid()),
+            group=self._born_with.control.group,
+        )
+        health = Health(store, lock, lambda: self._reconcile.first_pass_done)
+        self._doors = Doors(self._listeners, self._telemetry.registry, health)
+        self._in_force = 0  # the settings' revision that everything here goes by
+        self._new_in_force = asyncio.Condition()
+
+    def _daemon(self) -> Daemon:
+        return Daemon(
+            store=self._store,
+            board=self.board,
+            settings=self._settings,
+            reconcile=self._reconcile,
+            inventory=self._inventory,
+            chronicle=self._chronicle,
+            started=time.time(),
+            needs_restart=self._needs_restart,
+        )
+
+    # Beginning and end
+
+    async def begin(self, stack: AsyncExitStack) -> None:
+        """Open everything that can fail to open. ``stack`` closes it."""
+        await stack.enter_async_context(self._ways)
+        self._store.leases.lifetime = self._born_with.download.keep_partials
+        await self._ways.renew(self._born_with, self._access(self._settings.current))
+        await self._inventory.refresh()
+        self._telemetry.watch(
+            board=self.board,
+            count=lambda: self._inventory.now,
+            desired=self._reconcile.desired,
+            settings=self._settings_state,
+        )
+        await stack.enter_async_context(self._listeners)
+        stack.push_async_callback(self._doors.close)
+        await self._doors.adapt(self._born_with)
+        self._in_force = self._settings.revision
+
+    def services(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
+        """What runs until the end: each ends by cancellation, and the daemon with any that fails."""
+        yield "settings", self._settings.run()
+        yield "new settings", self._take_over_settings()
+        yield "reconcile", self._reconcile.run()
+        yield "inventory", self._inventory.run()
+        yield "pulse", self._pulse.run()
+        yield "tidy", self._tidy()
+        for left in self._memory.jobs.left_behind():
+            if self._reconcile.guards(left.reference.name) is None:
+                yield f"resume {left.reference}", self._resume(left)
+
+    def announce_ready(self) -> None:
+        """Everything listens, and work has begun."""
+        log.info(
+            "daemon.ready",
+            version=__version__,
+            store=str(self._store.path),
+            models=len(self._settings.current.settings.models),
+        )
+        self._notifier.ready(self._line()[1])
+
+    def hear_signals(self, services: asyncio.TaskGroup) -> None:
+        """SIGTERM and SIGINT end the daemon, SIGHUP has the settings read anew."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+
+        def reload() -> None:
+            services.create_task(self._reload(), name="reload")
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self.stopping.is_set():
+            os._exit(128 + number)  # whoever asks twice does not want to wait for a slow disk
+        log.info("daemon.stopping", signal=number.name)
+        self._notifier.stopping()
+        self.stopping.set()
+        asyncio.get_running_loop().call_later(_STOP_WITHIN, _leave)
+
+    # Jobs
+
+    async def _pull(self, reference: Reference, report: Callable[[PullProgress], None]) -> PullOutcome:
+        async with self._ways.used() as means:
+            return await pull(reference, means, report)
+
+    async def _resolve(self, reference: Reference) -> FetchedManifest:
+        async with self._ways.used() as means:
+            return await means.registry.manifest(reference)
+
+    def _job_changed(self, view: JobView) -> None:
+        self._pulse.stir()
+        if view.state is JobState.RUNNING:
+            self._chronicle.tell("job.started", name=str(view.reference), job=view.id, detail=view.asked_by)
+            return
+        self._telemetry.job_ended(view)
+        self._inventory.poke()
+        how = view.state.value if view.error is None else f"{view.state.value}: {view.error.message}"
+        self._chronicle.tell("job.ended", name=str(view.reference), job=view.id, detail=how)
+
+    async def _resume(self, left: LeftBehind) -> None:
+        """Go on with a pull that somebody asked an earlier daemon for; not at once if that one died under it."""
+        await asyncio.sleep(hold_seconds(left.deaths))
+        self.board.pull(left.reference, asked_by=left.asked_by)
+
+    async def _tidy(self) -> None:
+        while True:
+            try:
+                taken = await expire(self._store, now=time.time())
+                if taken.staged:
+                    log.info("store.expired", files=len(taken.staged), bytes=taken.freed)
+            except SyncdError as error:
+                log.warning("store.expiry_failed", error=error.message)
+            await asyncio.sleep(_TIDY_EVERY)
+
+    # Settings
+
+    def _access(self, loaded: Loaded) -> Access:
+        credentials = self._environ.get("CREDENTIALS_DIRECTORY")
+        own_key = Path(credentials) / _CREDENTIAL if credentials else None
+        if own_key is None or not own_key.exists():
+            own_key = ollama_key()
+        return registry_access(loaded, self._environ, own_key=own_key)
+
+    async def _take_over_settings(self) -> None:
+        while True:
+            revision = await self._settings.changed(self._in_force)
+            fault = self._settings.fault
+            self._telemetry.settings_read(applied=fault is None)
+            if fault is not None:
+                self._chronicle.tell("settings.refused", detail=fault.message)
+            else:
+                await self._use(self._settings.current)
+                self._chronicle.tell("settings.applied")
+            self._pulse.stir()
+            async with self._new_in_force:
+                self._in_force = revision
+                self._new_in_force.notify_all()
+
+    async def _use(self, loaded: Loaded) -> None:
+        """What the settings say, from now on. What cannot be opened is told, and the rest goes on."""
+        self._store.leases.lifetime = loaded.settings.download.keep_partials
+        try:
+            await self._ways.renew(loaded.settings, self._access(loaded))
+            await self._doors.adapt(loaded.settings)
+        except SyncdError as error:
+            log.error("settings.not_applied", error=error.message, hint=error.hint)  # noqa: TRY400 - expected
+            self._chronicle.tell("settings.not_applied", detail=error.message)
+
+    async def _reload(self) -> None:
+        self._notifier.reloading(time.monotonic_ns())
+        try:
+            await self._settings.reload()
+            asked = self._settings.revision
+            async with self._new_in_force:
+                await self._new_in_force.wait_for(lambda: self._in_force >= asked)
+        finally:
+            self._notifier.ready(self._line()[1])
+
+    def _needs_restart(self) -> tuple[str, ...]:
+        then, now = self._born_with, self._settings.current.settings
+        changed = {
+            "store": then.store != now.store,
+            "allow_network_filesystem": then.allow_network_filesystem != now.allow_network_filesystem,
+            "control.socket": then.control.socket != now.control.socket,
+            "control.group": then.control.group != now.control.group,
+        }
+        return tuple(key for key, differs in changed.items() if differs)
+
+    def _settings_state(self) -> SettingsState:
+        return SettingsState(loaded=self._settings.loaded_at, rejected=self._settings.fault is not None)
+
+    def _line(self) -> tuple[bool, str]:
+        running = [job.view for job in self.board.jobs() if job.view.state is JobState.RUNNING]
+        fault = self._settings.fault
+        return bool(running), status_line(running, self._reconcile.desired(), fault.message if fault else None)
+
+
+def _leave() -> None:
+    """Ten seconds are up: journals and the order of every write make that as safe as a power cut."""
+    log.error("daemon.end_forced", after=_STOP_WITHIN)
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,147 @@
+"""The daemon as the API sees it: every wish of a caller ends here, and every answer is about what is so now."""
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from syncd import __version__
+from syncd.aio import in_thread
+from syncd.api import v1
+from syncd.api.catalogue import rfc3339
+from syncd.daemon.applied import AppliedSettings
+from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.inventory import Inventory
+from syncd.daemon.reconcile import Reconcile
+from syncd.errors import BusyError
+from syncd.jobs import collect as collection
+from syncd.jobs import remove as removal
+from syncd.jobs.board import Board, Job
+from syncd.jobs.collect import CollectionPlan
+from syncd.jobs.remove import Removal
+from syncd.jobs.verify import Verification, VerifyProgress, verify
+from syncd.oci.name import ModelName, Reference
+from syncd.store.root import Store
+from syncd.text import printable
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Daemon:
+    """Implements ``api.ports.Service``. ``started``: seconds since the epoch."""
+
+    store: Store
+    board: Board
+    settings: AppliedSettings
+    reconcile: Reconcile
+    inventory: Inventory
+    chronicle: Chronicle
+    started: float
+    needs_restart: Callable[[], tuple[str, ...]]
+
+    def info(self) -> v1.DaemonInfo:
+        """Who it is."""
+        return v1.DaemonInfo(
+            version=__version__,
+            pid=os.getpid(),
+            uid=os.geteuid(),
+            store=printable(str(self.store.path), limit=4096),
+            started=rfc3339(self.started),
+        )
+
+    def status(self) -> v1.Status:
+        """Everything at a glance."""
+        desired = self.reconcile.desired()
+        return v1.Status(
+            daemon=self.info(),
+            settings=self._settings(),
+            store=self._store(),
+            models=desired,
+            unmanaged=self._unmanaged(),
+            jobs=tuple(v1.job_info(job.view) for job in self.board.jobs()),
+        )
+
+    def pull(self, reference: Reference, *, by: str, insecure: bool = False) -> tuple[Job, bool]:
+        """The job that pulls ``reference``, and whether this call started it."""
+        if insecure:
+            # What Ollama's clients may ask for. Which hosts are spoken to without TLS is the settings' business.
+            log.info("pull.insecure_asked", name=str(reference), by=by)
+        before = {job.view.id for job in self.board.running(reference.name)}
+        job = self.board.pull(reference, asked_by=by)
+        return job, job.view.id not in before
+
+    async def remove(self, name: ModelName, *, by: str, dry_run: bool) -> Removal:
+        """Remove a model, its pull cancelled first; one that the settings want is refused."""
+        wanted_at = self.reconcile.guards(name)
+        if wanted_at is not None:
+            raise BusyError(
+                f"{name} is wanted by the settings at {wanted_at}, and would be pulled again",
+                hint="take it out there first, then remove it",
+            )
+        if dry_run:
+            return await in_thread(removal.plan, self.store, name, time.time())
+        removed = await removal.remove(self.store, name, now=time.time())
+        log.info("model.removed", name=str(name), by=by)
+        self.chronicle.tell("model.removed", name=str(name), detail=by)
+        self.inventory.poke()
+        return removed
+
+    async def collect(self, *, by: str, dry_run: bool) -> CollectionPlan:
+        """Give back the space of what nobody needs."""
+        if dry_run:
+            return await in_thread(collection.plan, self.store, time.time())
+        taken = await collection.collect(self.store, now=time.time())
+        log.info("store.collected", by=by, blobs=len(taken.blobs), bytes=taken.freed)
+        self.inventory.poke()
+        return taken
+
+    async def verify(
+        self, names: tuple[ModelName, ...] | None, *, by: str, on_progress: Callable[[VerifyProgress], None]
+    ) -> Verification:
+        """Hash the blobs of these models, or of all."""
+        found = await verify(self.store, names, on_progress=on_progress)
+        log.info("store.verified", by=by, models=found.models, faults=len(found.faults))
+        if found.faults:
+            self.reconcile.poke()
+        return found
+
+    def events(self) -> AsyncIterator[v1.Event]:
+        """What happens from now on."""
+        return self.chronicle.follow()
+
+    def _settings(self) -> v1.SettingsInfo:
+        fault = self.settings.fault
+        return v1.SettingsInfo(
+            files=tuple(printable(str(file.path), limit=4096) for file in self.settings.current.files),
+            loaded=rfc3339(self.settings.loaded_at),
+            fault=None if fault is None else printable(fault.message),
+            needs_restart=self.needs_restart(),
+        )
+
+    def _store(self) -> v1.StoreInfo:
+        count = self.inventory.now
+        return v1.StoreInfo(
+            path=printable(str(self.store.path), limit=4096),
+            models=len(count.models),
+            blobs=count.blobs,
+            size=count.size,
+            saved=count.saved,
+            free=count.free,
+            broken=count.broken,
+            as_of=rfc3339(count.taken),
+        )
+
+    def _unmanaged(self) -> tuple[v1.UnmanagedModel, ...]:
+        return tuple(
+            v1.UnmanagedModel(
+                name=str(one.name),
+                digest=str(one.digest),
+                size=one.size,
+                left_over=self.reconcile.left_over(one.name),
+            )
+            for one in self.inventory.now.models
+            if self.reconcile.guards(one.name) is None
+        )

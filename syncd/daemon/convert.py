@@ -1,9 +1,9 @@
 """From the tables of a settings file to frozen structs: every refusal names the key, its file and its line."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
@@ -15,75 +15,68 @@ from syncd.oci.name import Reference
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-_ERROR_PATH = re.compile(r"(?P<reason>.*?)(?: - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
-_STEP = re.compile(r"\.(?P<key>[^.\[]+)|\[(?P<index>[0-9]+)\]")
-_MISSING = re.compile(r"Object missing required field `(?P<key>[^`]*)`")
+_ERROR_PATH = re.compile(r"(?P<reason>.*?)(?: - at `\$(?:\[(?P<index>[0-9]+)\])?[^`]*`)?", re.DOTALL)
 
 
 def convert(document: Document, keys: Keys, value: object, kind: type[S]) -> S:
     """``value``, which stands at ``keys``, as a ``kind``. Raise ``ConfigurationError``."""
-    _refuse_unknown(document, keys, value, kind)
-    try:
-        return msgspec.convert(value, kind, dec_hook=_decode)
-    except msgspec.ValidationError as error:
-        raise _refusal(document, keys, error) from error
+    fields = {known.name: known for known in msgspec.structs.fields(kind)}
+    values = {}
+    for key, inner in table(document, keys, value).items():
+        if key not in fields:
+            raise document.unknown_key((*keys, key), fields)
+        values[key] = _value(document, (*keys, key), inner, fields[key].type)
+    for known in fields.values():
+        if known.required and known.name not in values:
+            raise document.error(keys, f"{table_name(keys)} has no {known.name!r}")
+    return kind(**values)
 
 
 def table(document: Document, keys: Keys, value: object) -> Mapping[str, Any]:
     """``value`` as the table that it has to be. Raise ``ConfigurationError``."""
     if not isinstance(value, dict):
-        raise document.error(keys, f"{keys[-1]!r} is not a table", hint=f"write {table_name(keys)}")
+        what = table_name(keys) if isinstance(keys[-1], int) else repr(keys[-1])
+        raise document.error(keys, f"{what} is not a table", hint=f"write {table_name(keys)}")
     return value
 
 
-def _refuse_unknown(document: Document, keys: Keys, value: object, kind: type[msgspec.Struct]) -> None:
-    fields = {known.name: known.type for known in msgspec.structs.fields(kind)}
-    for key, inner in table(document, keys, value).items():
-        if key not in fields:
-            raise document.unknown_key((*keys, key), fields)
-        of = fields[key]
-        if isinstance(of, type) and issubclass(of, msgspec.Struct):
-            _refuse_unknown(document, (*keys, key), inner, of)
+def _value(document: Document, keys: Keys, value: object, of: Any) -> object:  # noqa: ANN401 - a type, as annotated
+    # An optional value that is there is read as what it is when it is there.
+    kind = next((one for one in get_args(of) if one is not type(None)), of) if type(None) in get_args(of) else of
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return convert(document, keys, value, kind)
+    parse = _parser(kind)
+    try:
+        return msgspec.convert(value, of) if parse is None or value is None else parse(value)
+    except SyncdError as error:
+        raise document.error(keys, f"{keys[-1]}: {error.message}", hint=error.hint) from error
+    except ValueError as error:
+        raise _refusal(document, keys, error) from error
 
 
-def _refusal(document: Document, keys: Keys, error: msgspec.ValidationError) -> ConfigurationError:
+def _refusal(document: Document, keys: Keys, error: ValueError) -> ConfigurationError:
+    """``error``, of a parser or of msgspec (whose errors are ``ValueError``, too), with the place that it is about."""
     match = _ERROR_PATH.fullmatch(str(error))
-    reason, path = (match["reason"], match["path"] or "") if match else (str(error), "")
-    steps: Keys = tuple(step["key"] or int(step["index"]) for step in _STEP.finditer(path))
-    if missing := _MISSING.fullmatch(reason):
-        where = table_name((*keys, *steps))
-        return document.error((*keys, *steps), f"{where} has no {missing['key']!r}")
-    label = ".".join(step for step in steps if isinstance(step, str))
+    reason, index = (match["reason"], match["index"]) if match else (str(error), None)
     reason = reason.replace("`", "").replace(" | null", "").replace("Expected", "expected", 1)
-    return document.error((*keys, *steps), f"{label}: {reason}", hint=_hint(error))
+    at = keys if index is None else (*keys, int(index))
+    return document.error(at, f"{keys[-1]}: {reason}")
 
 
-def _hint(error: BaseException | None) -> str | None:
-    """The hint of the error of ours that msgspec has wrapped, if one is behind ``error``."""
-    while error is not None:
-        if isinstance(error, SyncdError):
-            return error.hint
-        error = error.__cause__
-    return None
-
-
-def _decode(kind: type[Any], value: object) -> object:
+def _parser(kind: Any) -> Callable[[object], object] | None:  # noqa: ANN401 - a type, as annotated
     if kind is Path:
-        return _path(value)
+        return _path
     if kind is Reference:
-        return _reference(value)
-    if issubclass(kind, Size | Rate | Seconds | Address | Window):
-        return kind.parse(value)
-    raise NotImplementedError(kind)
+        return _reference
+    if isinstance(kind, type) and issubclass(kind, Size | Rate | Seconds | Address | Window):
+        return kind.parse
+    return None
 
 
 def _reference(value: object) -> Reference:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a model's name")  # noqa: TRY004 - the error that msgspec gives a path
-    try:
-        return Reference.parse(value)
-    except SyncdError as error:
-        raise ValueError(error.message) from error
+        raise ValueError(f"{value!r} is not a model's name")  # noqa: TRY004 - as every parser here
+    return Reference.parse(value)
 
 
 def _path(value: object) -> Path:

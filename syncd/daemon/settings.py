@@ -15,7 +15,7 @@ import msgspec
 from syncd.daemon import dropins
 from syncd.daemon.convert import convert, table
 from syncd.daemon.dropins import Document
-from syncd.daemon.located import Keys
+from syncd.daemon.located import Keys, TomlFile
 from syncd.daemon.units import Address, Rate, Seconds, Size, Window
 from syncd.errors import ConfigurationError
 from syncd.oci.name import ModelName, Reference
@@ -182,9 +182,9 @@ class Loaded:
         return self.document.path
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[TomlFile, ...]:
         """Every file that was read, in that order."""
-        return tuple(file.path for file in self.document.files)
+        return self.document.files
 
     def origin(self, keys: Keys) -> str | None:
         """``FILE:LINE`` of the key at ``keys`` (``("download", "connections")``), None where it has its default."""
@@ -220,7 +220,7 @@ def load(named: Path | None, environ: Mapping[str, str], *, system_file: Path = 
 def candidates(
     named: Path | None, environ: Mapping[str, str], *, system_file: Path = SYSTEM_FILE
 ) -> tuple[Sequence[Path], bool]:
-    """Where settings are looked for (the first that is there counts), and whether somebody named it: then it must be."""
+    """Where settings are looked for, the first that is there counts; and whether somebody named it: then it must be."""
     if named is not None:
         return [named], True
     if environ.get("SYNCD_CONFIG"):

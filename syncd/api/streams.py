@@ -1,0 +1,106 @@
+"""Answers that go on: a line of JSON for each moment, until the thing ends, the reader goes, or the listener closes.
+
+A reader gets the newest moment each time, never a backlog: one who reads slowly misses moments, one who does not read
+at all is dropped. Nothing here slows what is being followed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from syncd.jobs.board import Job, JobState, JobView
+
+log = structlog.get_logger()
+
+PAUSE = 0.1
+"""Seconds between two moments that a follower gets, at least."""
+
+_FAREWELL_SECONDS = 0.2
+
+
+class Stream:
+    """One open answer."""
+
+    def __init__(self, request: web.Request, response: web.StreamResponse, unread: float) -> None:
+        self._request = request
+        self._response = response
+        self._unread = unread
+
+    async def send(self, lines: bytes) -> None:
+        """Write; raise ``ConnectionError`` if the reader is gone, or has taken nothing for too long."""
+        try:
+            async with asyncio.timeout(self._unread) as patience:
+                await self._response.write(lines)
+        except TimeoutError as error:
+            if not patience.expired():
+                raise
+            log.info("http.reader_dropped", seconds=self._unread)
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError("the reader takes nothing") from error
+
+
+class Streams:
+    """The open streams of one app."""
+
+    def __init__(self, *, unread: float) -> None:
+        """``unread``: seconds for which a reader may take nothing."""
+        self._unread = unread
+        self._open: set[asyncio.Timeout] = set()
+        self._closing = False
+
+    async def close(self, _app: web.Application) -> None:
+        """End every stream now, each with its farewell."""
+        self._closing = True
+        now = asyncio.get_running_loop().time()
+        for deadline in self._open:
+            deadline.reschedule(now)
+
+    async def run(
+        self, request: web.Request, produce: Callable[[Stream], Awaitable[None]], *, farewell: bytes
+    ) -> web.StreamResponse:
+        """Answer with what ``produce`` sends; with ``farewell`` as the last line where the listener closes first."""
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        stream = Stream(request, response, self._unread)
+        deadline = asyncio.timeout(0 if self._closing else None)
+        try:
+            async with deadline:
+                self._open.add(deadline)
+                await produce(stream)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await response.write(farewell)
+        finally:
+            self._open.discard(deadline)
+        await response.write_eof()
+        return response
+
+
+async def ended(job: Job) -> JobView:
+    """Wait for the end of a job."""
+    view = job.view
+    while view.state is JobState.RUNNING:
+        view = await job.changed(view.revision)
+    return view
+
+
+async def follow(job: Job, send: Callable[[JobView], Awaitable[None]]) -> JobView:
+    """Hand each newest moment of a running job to ``send``, at most one in ``PAUSE``; return its end."""
+    loop = asyncio.get_running_loop()
+    view = job.view
+    while view.state is JobState.RUNNING:
+        await send(view)
+        again = loop.time() + PAUSE
+        view = await job.changed(view.revision)
+        while view.state is JobState.RUNNING and loop.time() < again:
+            try:
+                async with asyncio.timeout_at(again):
+                    view = await job.changed(view.revision)
+            except TimeoutError:
+                view = job.view
+    return view

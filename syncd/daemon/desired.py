@@ -108,7 +108,8 @@ class Standing:
     """What is known of a model beside the store.
 
     ``upstream``: what the registry's tag held when ``base`` was published; ``checked``: when that was (epoch). ``due``:
-    of the next check. ``retry_at``: no request before that. ``restore_at``: nothing is put back before that.
+    of the next check. ``retry_at``: no request before that. ``restore_at``: nothing is put back before that. ``gone``:
+    a digest that turned out not to be on the disk any more when it was to be put back.
     """
 
     upstream: Digest | None = None
@@ -123,6 +124,7 @@ class Standing:
     restored_at: float | None = None
     restores: int = 0
     restore_at: float = 0.0
+    gone: Digest | None = None
 
     def pending(self, seen: Seen) -> Digest | None:
         """The update that the last check found, unless something else was published since."""
@@ -131,17 +133,14 @@ class Standing:
         return self.upstream
 
     def checked_now(self, upstream: Digest, base: Digest | None, due: float, moment: Moment) -> Self:
-        """After the registry has told what its tag holds."""
+        """After the registry has told what its tag holds, while ``base`` was published."""
         return replace(
-            self,
-            upstream=upstream,
-            base=base,
-            checked=moment.epoch,
-            due=due,
-            failures=0,
-            reason=None,
-            retry_at=0.0,
+            self, upstream=upstream, base=base, checked=moment.epoch, due=due, failures=0, reason=None, retry_at=0.0
         )
+
+    def pulled(self, digest: Digest, due: float, moment: Moment) -> Self:
+        """After a pull that ended well."""
+        return replace(self.checked_now(digest, digest, due, moment), gone=None)
 
     def failed(self, error: SyncdError, moment: Moment, random: float) -> Self:
         """After a request or a pull that failed. ``random``: from 0 up to 1."""
@@ -156,9 +155,17 @@ class Standing:
 
     def restored(self, moment: Moment) -> Self:
         """After it was put back: at once the next time, but not for ever against somebody who keeps taking it away."""
+        after = self._restore_again(moment)
+        return replace(after, reason=self.reason if self.failures else None)
+
+    def not_restored(self, reason: str, moment: Moment) -> Self:
+        """After putting it back failed."""
+        return replace(self._restore_again(moment), reason=reason)
+
+    def _restore_again(self, moment: Moment) -> Self:
         calm = self.restored_at is None or moment.now - self.restored_at > CALM_SECONDS
         restores = 1 if calm else self.restores + 1
-        wait = 0.0 if restores < _PATIENCE else min(_LONGEST_TRUCE, 2.0 ** (restores - _PATIENCE))
+        wait = 0.0 if restores < _PATIENCE else min(_LONGEST_TRUCE, 2.0 ** min(restores - _PATIENCE, 10))
         return replace(self, restored_at=moment.now, restores=restores, restore_at=moment.now + wait)
 
 
@@ -174,7 +181,7 @@ def interval(every: float, random: float) -> float:
 
 def hold_seconds(deaths: int) -> float:
     """How long a job waits under which so many daemons died in a row: 10 s, 1 min, 6 min, ... at most an hour."""
-    return min(LONGEST_BACKOFF, 10.0 * 6.0 ** min(deaths - 1, 10))
+    return 0.0 if deaths == 0 else min(LONGEST_BACKOFF, 10.0 * 6.0 ** min(deaths - 1, 10))
 
 
 def until_open(window: Window, second: float) -> float:
@@ -229,15 +236,16 @@ def decide(wish: Wish, seen: Seen | None, standing: Standing, moment: Moment, *,
     if seen is None:
         return Look()
     if not seen.intact(wish.pin):
-        return _mend(seen, standing, moment)
+        return _mend(wish, seen, standing, moment)
     if wish.pin is not None:
         return Wait(moment.now + LOOK_SECONDS, State.PUBLISHED)
     return _follow(wish, seen, standing, moment)
 
 
-def _mend(seen: Seen, standing: Standing, moment: Moment) -> Action:
+def _mend(wish: Wish, seen: Seen, standing: Standing, moment: Moment) -> Action:
     """Put it back, or pull it: at once, whatever the window, since that is for updates."""
-    if not seen.restorable:
+    target = wish.pin or seen.expected
+    if not seen.restorable or standing.gone == target:
         return _request(Pull(), standing, moment)
     if moment.now >= standing.restore_at:
         return Restore()

@@ -3,14 +3,16 @@
 Losing it loses no model: everything is checked once more. So a file that cannot be read is set aside, loudly.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 import structlog
 
+from syncd.daemon.desired import LONGEST_BACKOFF, Moment, Standing, interval
 from syncd.errors import InvalidDigestError, InvalidNameError, SyncdError
 from syncd.jobs.board import JobView
+from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName, Reference
 from syncd.store.state import StateFiles
 
@@ -41,6 +43,50 @@ class ModelMemory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     reason: str | None = None
 
 
+def recall_digest(text: str | None) -> Digest | None:
+    """A digest as the memory has it; None for what is none."""
+    try:
+        return None if text is None else Digest.parse(text)
+    except InvalidDigestError:
+        return None
+
+
+def recall(memory: ModelMemory, moment: Moment, every: float) -> Standing:
+    """What is known of a model at the beginning of a life. Whatever the clock did, no wait is longer than usual."""
+    due = 0.0 if memory.due is None else min(max(0.0, memory.due - moment.epoch), interval(every, 1.0))
+    retry = 0.0 if memory.retry_at is None else min(max(0.0, memory.retry_at - moment.epoch), LONGEST_BACKOFF)
+    return Standing(
+        upstream=recall_digest(memory.upstream),
+        base=recall_digest(memory.base),
+        announced=recall_digest(memory.announced),
+        checked=None if memory.checked is None else min(max(0.0, memory.checked), moment.epoch),
+        due=moment.now + due,
+        retry_at=moment.now + retry,
+        failures=max(0, memory.failures),
+        reason=memory.reason,
+    )
+
+
+def remembered(standing: Standing, published: Digest | None, moment: Moment) -> ModelMemory:
+    """The reverse."""
+    mine, upstream, base, announced = (
+        None if digest is None else str(digest)
+        for digest in (published, standing.upstream, standing.base, standing.announced)
+    )
+    waits = standing.retry_at > moment.now
+    return ModelMemory(
+        published=mine,
+        upstream=upstream,
+        base=base,
+        announced=announced,
+        checked=standing.checked,
+        due=moment.at(standing.due) if standing.checked is not None else None,
+        retry_at=moment.at(standing.retry_at) if waits else None,
+        failures=standing.failures,
+        reason=standing.reason if standing.failures or waits else None,
+    )
+
+
 class JobMemory(msgspec.Struct, frozen=True, kw_only=True):
     """A job that was begun. ``deaths``: how many daemons died under it, one after the other.
 
@@ -55,7 +101,7 @@ class JobMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftBehind(msgspec.Struct, frozen=True, kw_only=True):
-    """A job under which the last daemon died. ``at``: when that was found (epoch)."""
+    """A job that the last daemon left: it died under it, or (no ``deaths``) was told to end. ``at``: epoch."""
 
     reference: Reference
     asked_by: str
@@ -81,21 +127,28 @@ class Jobs:
 
     def begun(self, job: JobView) -> None:
         """It is about to start."""
-        found = self._left.pop(_key(job.reference), None)
-        deaths = found[1].deaths if found else 0
+        mine = {key: self._left[key] for key in list(self._left) if key[0] == job.reference.name.folded}
+        deaths = mine[key][1].deaths if (key := _key(job.reference)) in mine else 0
         note = JobMemory(
             reference=_text(job.reference), asked_by=job.asked_by, deaths=deaths, running=True, at=job.started
         )
         try:
             self._files.write(_file(job.id), msgspec.json.encode(note))
-            if found:
-                self._files.remove(found[0])
+            for file, _ in mine.values():
+                self._files.remove(file)
         except SyncdError as error:
             log.warning("job.note_failed", error=error.message)  # a full disk is the pull's to tell of
+        for other in mine:
+            self._left.pop(other, None)
 
     def ended(self, job: JobView) -> None:
         """It has ended, well or not."""
         self._files.remove(_file(job.id))
+
+    def parked(self, job: JobView) -> None:
+        """It was cut off by an orderly end: nobody died under it, and the next life goes on with it at once."""
+        note = JobMemory(reference=_text(job.reference), asked_by=job.asked_by, deaths=0, running=False, at=job.started)
+        self._files.write(_file(job.id), msgspec.json.encode(note))
 
     def _recall(self, file: str) -> None:
         note = _read(self._files, file, JobMemory)
@@ -148,22 +201,16 @@ class Memory:
                 log.warning("memory.not_a_name", name=text)
         return found
 
-    def note(self, name: ModelName, **changes: str | float | None) -> None:
-        """Remember these fields; ``save`` makes it last."""
-        now = msgspec.structs.replace(self.of(name), **changes)
-        if now == ModelMemory():
+    def put(self, name: ModelName, memory: ModelMemory) -> None:
+        """Remember this of it; ``save`` makes it last."""
+        if memory == ModelMemory():
             self.forget(name)
         else:
-            self._models[name.qualified] = now
+            self._models[name.qualified] = memory
 
     def forget(self, name: ModelName) -> None:
         """Nothing is remembered of it any more."""
         self._models.pop(name.qualified, None)
-
-    def keep_only(self, names: Iterable[ModelName]) -> None:
-        """Forget all others."""
-        wanted = {name.qualified for name in names}
-        self._models = {name: memory for name, memory in self._models.items() if name in wanted}
 
     @property
     def changed(self) -> bool:

@@ -99,6 +99,24 @@ async def remove(store: Store, name: ModelName, *, now: float, timeout: float = 
             return await in_thread(_take_away, store, name, now, references)
 
 
+async def remove_if(store: Store, name: ModelName, digest: Digest, *, now: float) -> Removal | None:
+    """Take the tag away if it still holds ``digest``, without disturbing anybody; None: it does not.
+
+    Raise ``BusyError`` while somebody pulls or removes the name.
+    """
+    lock = store.locks.try_name(name)
+    if lock is None:
+        raise BusyError(f"{name} is being pulled or removed", hint="run it again")
+    with lock, await store.locks.references(shared=False) as references:
+        return await in_thread(_take_away_if, store, name, digest, now, references)
+
+
+def _take_away_if(store: Store, name: ModelName, digest: Digest, now: float, references: Lock) -> Removal | None:
+    if store.models.tag_digest(name) != digest:
+        return None
+    return _take_away(store, name, now, references)
+
+
 def _take_away(store: Store, name: ModelName, now: float, references: Lock) -> Removal:
     store.leases.drop_dead(name)
     stored = store.models.find(name)

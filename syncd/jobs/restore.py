@@ -48,13 +48,15 @@ class Condition:
     """What a name holds, beside what it should.
 
     ``digest``: of the bytes under the tag, None if there are none that can be read. ``broken``: what is wrong with what
-    is there, in words. ``gone``: blobs whose bytes are not on the disk at all. ``size``: bytes of the model.
+    is there, in words. ``gone``: blobs whose bytes are not on the disk at all. ``blobs``: what it should
+    consist of. ``size``: bytes of the model.
     """
 
     expected: Expected | None
     digest: Digest | None
     broken: str | None
     gone: tuple[Descriptor, ...]
+    blobs: frozenset[Digest]
     size: int
 
     @property
@@ -80,7 +82,8 @@ def examine(store: Store, name: ModelName, pin: Digest | None) -> Condition:
     lost = tuple(blob for blob, look in states.items() if look != (BlobStatus.STORED, True)) if expected else gone
     if broken is None and lost and judged and judged.digest == digest:
         broken = f"{len(lost)} of its blobs {'is' if len(lost) == 1 else 'are'} gone or changed"
-    return Condition(expected, digest, broken, gone, size=judged.size if judged else 0)
+    blobs = frozenset(blob.digest for blob in states)
+    return Condition(expected, digest, broken, gone, blobs, size=judged.size if judged else 0)
 
 
 async def restore(store: Store, name: ModelName, pin: Digest | None) -> Restoration:

@@ -1,0 +1,135 @@
+"""What the reconcile does to one model, and what is known of it afterwards. Every failure ends here."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import structlog
+
+from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.desired import Action, Check, Moment, Pull, Restore, interval
+from syncd.daemon.followed import Followed, Times
+from syncd.errors import CancelledByRemovalError, SyncdError
+from syncd.jobs.board import Board, Job, JobState, JobView
+from syncd.jobs.restore import Restoration, restore
+from syncd.oci.name import Reference
+from syncd.registry.client import FetchedManifest
+from syncd.store.root import Store
+
+log = structlog.get_logger()
+
+ASKED_BY = "the settings"
+_PULLS = 2  # at once
+_CHECKS = 4
+_SOON = 1.0  # seconds until another look at a name that somebody else is at
+
+
+class Acts:
+    """Checks, pulls and restores, only so many at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        board: Board,
+        chronicle: Chronicle,
+        *,
+        resolve: Callable[[Reference], Awaitable[FetchedManifest]],
+        times: Times,
+        random: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._board = board
+        self._chronicle = chronicle
+        self._resolve = resolve
+        self._times = times
+        self._random = random
+        self._pulls = asyncio.Semaphore(_PULLS)
+        self._checks = asyncio.Semaphore(_CHECKS)
+
+    async def do(self, model: Followed, action: Check | Pull | Restore) -> None:
+        """Do it, unless by its turn something else is to be done."""
+        try:
+            match action:
+                case Check():
+                    async with self._checks:
+                        if isinstance(self.next(model), Check):
+                            await self._check(model)
+                case Pull():
+                    async with self._pulls:
+                        if isinstance(self.next(model), Pull):
+                            await self._pull(model)
+                case Restore():
+                    await self._restore(model)
+        except SyncdError as error:
+            self._failed(model, error)
+        except Exception as error:  # a bug with one model is no reason to drop the others: design, "Concurrency"
+            log.exception("reconcile.crashed", name=str(model.wish.reference))
+            self._failed(model, SyncdError(f"unexpected {type(error).__name__}: {error}"))
+
+    def next(self, model: Followed) -> Action:
+        """What is to be done to it now."""
+        return model.next(self._times.now(), pulled=bool(self._board.running(model.wish.reference.name)))
+
+    async def _check(self, model: Followed) -> None:
+        base = model.seen.digest if model.seen else None
+        found = await self._resolve(Reference(model.wish.reference.name))
+        moment = self._times.now()
+        model.standing = model.standing.checked_now(found.manifest.digest, base, self._due(model, moment), moment)
+
+    async def _pull(self, model: Followed) -> None:
+        job = self._board.pull(model.wish.reference, asked_by=ASKED_BY)
+        view = await _ended(job)
+        moment = self._times.now()
+        if view.outcome is not None:
+            if view.asked_by == ASKED_BY and not view.outcome.current:
+                model.published = view.outcome.digest
+            model.standing = model.standing.pulled(view.outcome.digest, self._due(model, moment), moment)
+            return
+        error = view.error or SyncdError("the pull ended without an outcome")
+        if view.state is JobState.CANCELLED and not isinstance(error, CancelledByRemovalError):
+            model.standing = model.standing.put_off(error.message, moment)
+        else:
+            raise error
+
+    async def _restore(self, model: Followed) -> None:
+        name, pin = model.wish.reference.name, model.wish.pin
+        was = model.seen
+        try:
+            result = await restore(self._store, name, pin)
+        except SyncdError as error:
+            log.warning("model.not_restored", name=str(name), error=error.message)
+            model.standing = model.standing.not_restored(error.message, self._times.now())
+            return
+        moment = self._times.now()
+        match result:
+            case Restoration.RESTORED:
+                model.standing = model.standing.restored(moment)
+                why = (was and was.broken) or ("removed" if was and was.digest is None else "replaced")
+                self._chronicle.tell("model.restored", name=str(name), detail=why)
+            case Restoration.GONE:
+                model.standing = replace(model.standing, gone=pin or (was.expected if was else None))
+            case Restoration.BUSY:
+                model.standing = replace(model.standing, restore_at=moment.now + _SOON)
+            case Restoration.INTACT:
+                pass
+
+    def _failed(self, model: Followed, error: SyncdError) -> None:
+        moment = self._times.now()
+        model.standing = model.standing.failed(error, moment, self._random())
+        log.warning(
+            "model.failing",
+            name=str(model.wish.reference),
+            error=error.message,
+            failures=model.standing.failures,
+            retry_in=round(model.standing.retry_at - moment.now),
+        )
+
+    def _due(self, model: Followed, moment: Moment) -> float:
+        return moment.now + interval(model.wish.every, self._random())
+
+
+async def _ended(job: Job) -> JobView:
+    view = job.view
+    while view.state is JobState.RUNNING:
+        view = await job.changed(view.revision)
+    return view

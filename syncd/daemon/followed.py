@@ -1,0 +1,70 @@
+"""A model of the settings as the daemon follows it, and the clocks that it is followed by."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from syncd.daemon.desired import Action, Moment, Seen, Standing, State, Wait, Wish, decide
+from syncd.daemon.settings import ModelSettings
+from syncd.jobs.restore import Condition
+from syncd.oci.digest import Digest
+
+
+def _second_of_day(epoch: float) -> float:
+    local = time.localtime(epoch)
+    return local.tm_hour * 3600.0 + local.tm_min * 60.0 + local.tm_sec
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The clocks. ``wall``: seconds since the epoch; ``second``: of such a time, since local midnight."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    second: Callable[[float], float] = _second_of_day
+
+    def now(self) -> Moment:
+        """What all of them show."""
+        epoch = self.wall()
+        return Moment(self.monotonic(), epoch, self.second(epoch))
+
+
+@dataclass(slots=True, eq=False)
+class Followed:
+    """``wanted``: the settings still name it. ``doing``: a task is at it. ``saved``: the standing that the memory has.
+
+    ``published``: what the reconcile itself published last. ``blobs``: what it should consist of.
+    """
+
+    wish: Wish
+    standing: Standing
+    saved: Standing | None
+    published: Digest | None
+    seen: Seen | None = None
+    blobs: frozenset[Digest] = frozenset()
+    wanted: bool = True
+    doing: bool = False
+
+    def next(self, moment: Moment, *, pulled: bool) -> Action:
+        """What to do."""
+        if not self.wanted:
+            return Wait(float("inf"), State.UNKNOWN)
+        return decide(self.wish, self.seen, self.standing, moment, pulled=pulled)
+
+    def take_in(self, found: Condition) -> None:
+        """What a look at the store has found."""
+        self.blobs = found.blobs
+        self.seen = Seen(
+            digest=found.digest,
+            expected=found.expected.manifest.digest if found.expected else None,
+            broken=found.broken,
+            restorable=found.restorable,
+            noted=found.expected is None or found.expected.noted,
+            size=found.size,
+        )
+
+
+def wish_of(model: ModelSettings) -> Wish:
+    """What an entry of the settings asks for."""
+    update = model.update
+    return Wish(model.name, update.every, update.window, update.apply)

@@ -1,0 +1,336 @@
+"""The reconcile: what the settings want is pulled, kept and followed. One task decides, others do.
+
+It sleeps until the next thing is due or something happens: the store changed, settings changed, a job began or ended.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from random import random as any_random
+from typing import Protocol
+
+import structlog
+
+from syncd.aio import in_thread
+from syncd.api.v1 import DesiredModel
+from syncd.daemon.acts import ASKED_BY, Acts
+from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.desired import (
+    LOOK_SECONDS,
+    Announce,
+    Check,
+    Look,
+    Moment,
+    Pull,
+    Restore,
+    Seen,
+    Standing,
+    Wait,
+    hold_seconds,
+    interval,
+)
+from syncd.daemon.followed import Followed, Times, wish_of
+from syncd.daemon.memory import Memory, ModelMemory, recall, recall_digest, remembered
+from syncd.daemon.settings import Loaded, ModelSettings
+from syncd.daemon.watch import Touched, watch
+from syncd.daemon.words import describe
+from syncd.errors import SyncdError
+from syncd.jobs.board import Board, JobState, JobView
+from syncd.jobs.remove import remove_if
+from syncd.jobs.restore import Condition, examine
+from syncd.oci.digest import Digest
+from syncd.oci.name import ModelName, Reference
+from syncd.registry.client import FetchedManifest
+from syncd.store.root import Store
+
+log = structlog.get_logger()
+
+_BREATH = 0.02  # seconds between two passes, however much happens
+
+
+class InForce(Protocol):
+    """The settings, as ``AppliedSettings`` has them."""
+
+    @property
+    def current(self) -> Loaded:
+        """Those in force."""
+
+    @property
+    def revision(self) -> int:
+        """Grows with every change."""
+
+    async def changed(self, after: int) -> int:
+        """Wait until there is a newer revision."""
+
+
+class Reconcile:
+    """A service. ``first_pass_done``: every model of the settings was looked at, and what it needs has been begun."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        board: Board,
+        settings: InForce,
+        memory: Memory,
+        resolve: Callable[[Reference], Awaitable[FetchedManifest]],
+        chronicle: Chronicle,
+        times: Times | None = None,
+        random: Callable[[], float] = any_random,
+    ) -> None:
+        """``resolve``: one manifest request. ``random``: from 0 up to 1."""
+        self._store = store
+        self._board = board
+        self._settings = settings
+        self._memory = memory
+        self._chronicle = chronicle
+        self._times = times or Times()
+        self._random = random
+        self._acts = Acts(store, board, chronicle, resolve=resolve, times=self._times, random=random)
+        self._born = self._times.monotonic()
+        self._stirred = asyncio.Event()
+        self._models: dict[str, Followed] = {}
+        self._to_look: set[str] = set()
+        self._next_round = 0.0
+        self._revision = settings.revision
+        self.first_pass_done = False
+        self._adopt(settings.current, first=True)
+
+    # What others ask and tell
+
+    def desired(self) -> tuple[DesiredModel, ...]:
+        """How each model of the settings stands, in their order."""
+        moment = self._times.now()
+        told = []
+        for model in self._models.values():
+            running = self._board.running(model.wish.reference.name)
+            action = model.next(moment, pulled=bool(running))
+            job = running[0].view if running else None
+            told.append(describe(model.wish, model.seen, model.standing, action, moment, job))
+        return tuple(told)
+
+    def guards(self, name: ModelName) -> str | None:
+        """``FILE:LINE`` of the settings that want this model; None: none do."""
+        return self._settings.current.where(name)
+
+    def left_over(self, name: ModelName) -> bool:
+        """Whether the reconcile once published a model that the settings do not name any more."""
+        return name.folded not in self._models and self._memory.of(name).published is not None
+
+    def poke(self) -> None:
+        """Look at everything now."""
+        self._next_round = 0.0
+        self._stirred.set()
+
+    def job_changed(self, view: JobView) -> None:
+        """A job began or ended, whoever asked for it."""
+        if view.state is not JobState.RUNNING:
+            self._to_look.add(view.reference.name.folded)
+        self._stirred.set()
+
+    async def run(self) -> None:
+        """It ends by cancellation."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch(self._store.path, self._touched), name="watch the store")
+            group.create_task(self._follow_settings(), name="follow the settings")
+            while True:
+                self._stirred.clear()
+                wake = await self._pass(group)
+                self.first_pass_done = True
+                await asyncio.sleep(_BREATH)
+                try:
+                    async with asyncio.timeout(max(0.0, wake - self._times.monotonic())):
+                        await self._stirred.wait()
+                except TimeoutError:
+                    pass
+
+    # One pass
+
+    async def _pass(self, group: asyncio.TaskGroup) -> float:
+        """Look, decide, begin; when to come back."""
+        moment = self._times.now()
+        if moment.now >= self._next_round:
+            self._next_round = moment.now + LOOK_SECONDS
+            self._to_look |= self._models.keys()
+        await self._look()
+        wake = min(self._next_round, self._begin(group), self._resume())
+        await self._prune()
+        await self._save()
+        return wake
+
+    async def _look(self) -> None:
+        names, self._to_look = self._to_look, set()
+        models = [model for folded in names if (model := self._models.get(folded)) is not None]
+        if not models:
+            return
+        wanted = [(model.wish.reference.name, model.wish.pin) for model in models]
+        for model, found in zip(models, await in_thread(_examine, self._store, wanted), strict=True):
+            if isinstance(found, Condition):
+                model.take_in(found)
+            else:
+                model.seen = Seen(broken=found.message)
+
+    def _begin(self, group: asyncio.TaskGroup) -> float:
+        held = {left.reference.name.folded: left.deaths for left in self._memory.jobs.left_behind()}
+        wake = float("inf")
+        for folded, model in self._models.items():
+            until = self._born + hold_seconds(held[folded]) if folded in held else 0.0
+            if model.standing.held_until != until:
+                model.standing = replace(model.standing, held_until=until)
+            if not model.doing:
+                wake = min(wake, self._begin_one(group, folded, model))
+        return wake
+
+    def _begin_one(self, group: asyncio.TaskGroup, folded: str, model: Followed) -> float:
+        action = self._acts.next(model)
+        name = model.wish.reference.name
+        if isinstance(action, Announce):
+            log.info("model.pending", name=str(name), digest=str(action.digest))
+            self._chronicle.tell("model.pending", name=str(name), detail=str(action.digest))
+            model.standing = replace(model.standing, announced=action.digest)
+            action = self._acts.next(model)
+        match action:
+            case Wait():
+                return action.until
+            case Look():
+                self._to_look.add(folded)
+                return 0.0
+            case Announce():
+                return 0.0
+        model.doing = True
+        group.create_task(self._do(folded, model, action), name=f"{type(action).__name__.lower()} {name}")
+        return float("inf")
+
+    async def _do(self, folded: str, model: Followed, action: Check | Pull | Restore) -> None:
+        try:
+            await self._acts.do(model, action)
+        finally:
+            model.doing = False
+            if not model.wanted:
+                self._keep_only_whose(model)
+            self._to_look.add(folded)
+            self._stirred.set()
+
+    def _resume(self) -> float:
+        """Begin again what others had asked the last daemon for when it died; when the next of it is to be begun."""
+        wake = float("inf")
+        for left in self._memory.jobs.left_behind():
+            name = left.reference.name
+            if name.folded in self._models or self._board.running(name):
+                continue
+            at = self._born + hold_seconds(left.deaths)
+            if self._times.monotonic() < at:
+                wake = min(wake, at)
+                continue
+            log.info("job.resumed", name=str(left.reference), deaths=left.deaths)
+            try:
+                self._board.pull(left.reference, asked_by=left.asked_by)
+            except SyncdError as error:
+                log.warning("job.not_resumed", name=str(left.reference), error=error.message)
+        return wake
+
+    async def _prune(self) -> None:
+        """Take away what the reconcile published and the settings do not name any more, if they say so."""
+        if not self._settings.current.settings.prune:
+            return
+        for name in self._memory.names():
+            published = recall_digest(self._memory.of(name).published)
+            if name.folded in self._models or published is None or self._board.running(name):
+                continue
+            try:
+                removed = await remove_if(self._store, name, published, now=self._times.wall())
+            except SyncdError as error:
+                log.warning("model.not_pruned", name=str(name), error=error.message)
+                continue
+            self._memory.forget(name)
+            if removed is not None:
+                log.info("model.pruned", name=str(name), digest=str(published))
+                self._chronicle.tell("model.removed", name=str(name), detail=ASKED_BY)
+
+    async def _save(self) -> None:
+        moment = self._times.now()
+        for model in self._models.values():
+            if model.saved is not model.standing:
+                model.saved = model.standing
+                self._memory.put(model.wish.reference.name, remembered(model.standing, model.published, moment))
+        if self._memory.changed:
+            try:
+                await in_thread(self._memory.save, self._memory.snapshot())
+            except SyncdError as error:
+                log.warning("memory.not_saved", error=error.message)
+
+    # What happens
+
+    def _touched(self, where: Touched) -> None:
+        touched = {
+            folded for folded, model in self._models.items() if where.concerns(model.wish.reference.name, model.blobs)
+        }
+        if touched:
+            self._to_look |= touched
+            self._stirred.set()
+
+    async def _follow_settings(self) -> None:
+        while True:
+            self._revision = await self._settings.changed(self._revision)
+            self._adopt(self._settings.current, first=False)
+            self.poke()
+
+    def _adopt(self, loaded: Loaded, *, first: bool) -> None:
+        """Follow what these settings name; who left is left alone."""
+        moment = self._times.now()
+        before, self._models = self._models, {}
+        for wanted in loaded.settings.models:
+            folded = wanted.name.name.folded
+            model = before.pop(folded, None)
+            self._models[folded] = self._changed(model, wanted, moment) if model else self._new(wanted, moment)
+        for model in before.values():
+            self._let_go(model)
+        if first:
+            for name in self._memory.names():
+                if name.folded not in self._models:
+                    self._memory.put(name, ModelMemory(published=self._memory.of(name).published))
+
+    def _new(self, wanted: ModelSettings, moment: Moment) -> Followed:
+        wish = wish_of(wanted)
+        memory = self._memory.of(wish.reference.name)
+        standing = recall(memory, moment, wish.every)
+        return Followed(wish, standing, standing, recall_digest(memory.published))
+
+    def _changed(self, model: Followed, wanted: ModelSettings, moment: Moment) -> Followed:
+        """The same model by the newest settings: what failed may work by them."""
+        wish, standing = wish_of(wanted), model.standing
+        if wish.reference != model.wish.reference:
+            standing = Standing(due=moment.now)
+        elif standing.failures:
+            standing = replace(standing, retry_at=0.0)
+        latest = moment.now + interval(wish.every, 1.0)
+        model.wish, model.standing = wish, replace(standing, due=min(standing.due, latest))
+        return model
+
+    def _let_go(self, model: Followed) -> None:
+        name = model.wish.reference.name
+        model.wanted = False
+        self._keep_only_whose(model)
+        for job in self._board.running(name):
+            if job.view.asked_by == ASKED_BY:
+                self._board.cancel(job, by="the settings, which do not name it any more")
+
+    def _keep_only_whose(self, model: Followed) -> None:
+        """Of a model that the settings do not name, remember only whether the reconcile published it."""
+        published = None if model.published is None else str(model.published)
+        if model.wish.reference.name.folded not in self._models:
+            self._memory.put(model.wish.reference.name, ModelMemory(published=published))
+
+
+def _examine(store: Store, wanted: list[tuple[ModelName, Digest | None]]) -> list[Condition | SyncdError]:
+    found: list[Condition | SyncdError] = []
+    try:
+        store.revive()
+    except SyncdError as error:
+        return [error for _ in wanted]
+    for name, pin in wanted:
+        try:
+            found.append(examine(store, name, pin))
+        except SyncdError as error:
+            found.append(error)
+    return found

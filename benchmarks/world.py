@@ -81,6 +81,7 @@ class World:
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
             "SYNCD_CONFIG": str(settings),
+            "SYNCD_SOCKET": str(self.folder / "syncd.sock"),
         }
 
     def syncd(self, *arguments: str | Path) -> list[str]:

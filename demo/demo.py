@@ -205,7 +205,11 @@ def command_line(arguments: tuple[str, ...]) -> list[str]:
 def environment() -> dict[str, str]:
     """This one's, with the demo's store and without the user's own settings."""
     inherited = {name: value for name, value in os.environ.items() if name != "SYNCD_CONFIG"}
-    return inherited | {"SYNCD_STORE": str(STORE), "XDG_CONFIG_HOME": str(FOLDER / "config")}
+    return inherited | {
+        "SYNCD_STORE": str(STORE),
+        "SYNCD_SOCKET": str(FOLDER / "syncd.sock"),
+        "XDG_CONFIG_HOME": str(FOLDER / "config"),
+    }
 
 
 def check_store() -> dict[str, str]:

@@ -3,7 +3,7 @@
 As everywhere in ``--json``: new fields and new events may come, what is here keeps its name and its meaning.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -21,12 +21,14 @@ from syncd.errors import (
     SyncdError,
     UsageError,
 )
-from syncd.jobs.board import JobView
 from syncd.jobs.progress import BlobProgress, BlobState, Phase, PullOutcome, PullProgress, Totals
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import Reference
 from syncd.text import printable
+
+if TYPE_CHECKING:  # the command reads what a daemon says without the imports of what runs there
+    from syncd.jobs.board import JobView
 
 
 class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,7 +226,7 @@ Line = Attached | PullUpdate | PullEnded | PullFailed
 """A line of a followed pull."""
 
 
-def job_info(view: JobView) -> JobInfo:
+def job_info(view: "JobView") -> JobInfo:
     """A job as others see it."""
     totals = Totals.of(view.progress) if view.progress else Totals(0, 0, 0)
     return JobInfo(
@@ -284,7 +286,7 @@ def progress(line: PullUpdate) -> PullProgress:
     )
 
 
-def end(view: JobView) -> PullEnded | PullFailed:
+def end(view: "JobView") -> PullEnded | PullFailed:
     """The last line of a job that has ended."""
     if view.outcome is not None:
         return PullEnded(ended(view.outcome), str(view.reference))

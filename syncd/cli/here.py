@@ -12,9 +12,10 @@ from syncd.cli.place import Limits, Watch
 from syncd.cli.session import Session
 from syncd.errors import BusyError, NotFoundError
 from syncd.oci.name import ModelName, Reference
-from syncd.store.root import Store
 
-if TYPE_CHECKING:  # a listing waits for nothing that it does not need
+# A listing waits for nothing that it does not need. What is needed is imported before the store is opened: root has
+# become its owner then, who may not be able to read a Python that lies in root's home.
+if TYPE_CHECKING:
     from syncd.api.v1 import Cancelled, Status
     from syncd.cli.render import PullView
 
@@ -38,24 +39,27 @@ class Here:
     @contextmanager
     def removing(self, *, dry_run: bool) -> Iterator[Callable[[ModelName], events.Removed]]:
         """While it is entered: what removes a model."""
-        with self.session.open_store(writes=not dry_run) as store:
-            yield lambda name: self._remove(store, name, dry_run=dry_run)
-
-    def _remove(self, store: Store, name: ModelName, *, dry_run: bool) -> events.Removed:
         from syncd.cli import running  # noqa: PLC0415 - see above
         from syncd.jobs import remove as removal  # noqa: PLC0415 - see above
 
+        def remove(name: ModelName) -> events.Removed:
+            self._refuse_if_wanted(name)
+            if dry_run:
+                planned = removal.plan(store, name, time.time())
+            else:
+                planned = running.run(removal.remove(store, name, now=time.time()))
+            return events.removed(planned, dry_run=dry_run)
+
+        with self.session.open_store(writes=not dry_run) as store:
+            yield remove
+
+    def _refuse_if_wanted(self, name: ModelName) -> None:
         where = self.session.loaded.where(name)
         if where is not None:
             raise BusyError(
                 f"{name} is wanted by the settings at {where}, and would be pulled again",
                 hint="take it out there first, then remove it",
             )
-        if dry_run:
-            planned = removal.plan(store, name, time.time())
-        else:
-            planned = running.run(removal.remove(store, name, now=time.time()))
-        return events.removed(planned, dry_run=dry_run)
 
     def collect(self, *, dry_run: bool) -> events.Collected:
         """Give back the space of what nobody needs."""

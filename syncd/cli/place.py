@@ -1,5 +1,6 @@
 """Where a command's work is done: by this process, or by the daemon that owns the store. Commands see no difference."""
 
+import grp
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -121,8 +122,6 @@ def refused(socket: Path) -> NotAuthorisedError:
 
 def _group(socket: Path) -> str:
     """Whose members may connect, as far as this user can see it."""
-    import grp  # noqa: PLC0415 - for an error alone
-
     for path in (socket, socket.parent):
         try:
             return repr(grp.getgrgid(path.stat().st_gid).gr_name)

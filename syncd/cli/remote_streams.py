@@ -55,8 +55,6 @@ async def following(
     target: str,
     asked: msgspec.Struct,
     kinds: Mapping[str, type[msgspec.Struct]],
-    *,
-    silence: float = SILENCE_SECONDS,
 ) -> AsyncIterator[AsyncIterator[msgspec.Struct]]:
     """Post ``asked`` and read the lines of the answer: structs by their ``event``; what nobody knows is skipped.
 
@@ -72,7 +70,7 @@ async def following(
         skip_auto_headers=("Accept-Encoding", "User-Agent"),
     ) as session:
         answer = await _posted(session, path, target, asked)
-        lines = _lines(answer, path, kinds, silence)
+        lines = _lines(answer, path, kinds)
         try:
             yield lines
         finally:
@@ -112,10 +110,10 @@ async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
 
 
 async def _lines(
-    answer: aiohttp.ClientResponse, path: Path, kinds: Mapping[str, type[msgspec.Struct]], silence: float
+    answer: aiohttp.ClientResponse, path: Path, kinds: Mapping[str, type[msgspec.Struct]]
 ) -> AsyncGenerator[msgspec.Struct, None]:
     splitter = LineSplitter()
-    while chunk := await _chunk(answer, path, silence):
+    while chunk := await _chunk(answer, path):
         try:
             lines = splitter.feed(chunk)
         except ValueError as error:
@@ -128,11 +126,11 @@ async def _lines(
     raise gone(path)
 
 
-async def _chunk(answer: aiohttp.ClientResponse, path: Path, silence: float) -> bytes:
+async def _chunk(answer: aiohttp.ClientResponse, path: Path) -> bytes:
     """What comes next, b"" at the end; while nothing comes, see now and then whether somebody is still there."""
     while True:
         try:
-            async with asyncio.timeout(silence):
+            async with asyncio.timeout(SILENCE_SECONDS):
                 return await answer.content.readany()
         except TimeoutError:
             if await in_thread(greet, path) is None:

@@ -12,7 +12,13 @@ import click
 
 from syncd.aio import in_thread
 from syncd.api import events, v1
-from syncd.cli import place, running, status_page
+from syncd.cli import (
+    here,  # noqa: F401 - whoever watches may need the other place later, when root has become the store's owner
+    place,
+    running,
+    status_page,
+    there,  # noqa: F401 - likewise
+)
 from syncd.cli.failure import error_lines
 from syncd.cli.options import as_json, examples, shared
 from syncd.cli.session import Session

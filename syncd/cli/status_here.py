@@ -14,7 +14,7 @@ def status(store: Store, loaded: Loaded, now: float) -> v1.Status:
     return v1.Status(
         daemon=None,
         settings=v1.SettingsInfo(
-            files=tuple(printable(str(path), limit=4096) for path in loaded.files),
+            files=tuple(printable(str(file.path), limit=4096) for file in loaded.files),
             loaded=rfc3339(now),
             fault=None,
             needs_restart=(),

@@ -9,10 +9,15 @@ import sys
 
 import syncd.cli.checking
 import syncd.cli.failure
+import syncd.cli.here
 import syncd.cli.models
 import syncd.cli.pulling
+import syncd.cli.pulling_here
+import syncd.cli.remote_streams
 import syncd.cli.removing
-import syncd.cli.stores  # noqa: F401 - the commands are imported when they are called otherwise
+import syncd.cli.status
+import syncd.cli.stores
+import syncd.cli.there  # noqa: F401 - the commands are imported when they are called otherwise
 from syncd.cli.main import run
 
 

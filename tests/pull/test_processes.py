@@ -71,7 +71,12 @@ def pullers(store_path: Path, tmp_path: Path) -> Iterator[Callable[[str], Puller
                     stdout=out,
                     stderr=err,
                     cwd=tmp_path,
-                    env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+                    env={
+                        "PATH": os.environ["PATH"],
+                        "HOME": str(tmp_path),
+                        "PYTHONPATH": str(ROOT),
+                        "SYNCD_SOCKET": str(tmp_path / "syncd.sock"),
+                    },
                 )
             stack.callback(end, process)
             started.append(Puller(process, told))

@@ -27,6 +27,7 @@ _COMMANDS = {
     "gc": "syncd.cli.removing:gc",
     "status": "syncd.cli.status:status",
     "cancel": "syncd.cli.cancelling:cancel",
+    "config": "syncd.cli.config:config",
     "serve": "syncd.cli.serve:serve",
 }
 

@@ -15,6 +15,7 @@ from syncd.errors import ConfigurationError
 
 FOLDER = "conf.d"
 MODELS = "models"
+REGISTRIES = "registries"
 _MAX_DROP_INS = 256
 
 
@@ -43,6 +44,7 @@ class Document:
 
     def _local(self, keys: Keys) -> tuple[TomlFile | None, Keys, int]:
         """The file whose value counts for ``keys``, what the key is called there, and how much of it is there."""
+        keys = self._as_written(keys)
         if keys[:1] == (MODELS,) and len(keys) > 1 and isinstance(index := keys[1], int):
             for file in self.files:
                 count = len(file.tables.get(MODELS, ()))
@@ -55,6 +57,14 @@ class Document:
             if (here := _depth(file.tables, keys)) >= max(depth, 1):
                 best, depth = file, here
         return best, keys, depth
+
+    def _as_written(self, keys: Keys) -> Keys:
+        """``keys`` with the registry's host as a file spells it: the settings have it in lower case."""
+        if keys[:1] != (REGISTRIES,) or len(keys) == 1:
+            return keys
+        hosts = self.tables.get(REGISTRIES)
+        spelled = [host for host in hosts if host.lower() == keys[1]] if isinstance(hosts, dict) else []
+        return (REGISTRIES, *spelled, *keys[2:]) if len(spelled) == 1 else keys
 
 
 def read(path: Path) -> Document | None:

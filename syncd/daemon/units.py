@@ -157,3 +157,16 @@ class Window:
 
     def __str__(self) -> str:
         return "-".join(f"{minute // 60:02}:{minute % 60:02}" for minute in (self.start, self.end))
+
+
+def as_written(value: Size | Rate | Seconds) -> str:
+    """``value`` in the shortest form that ``parse`` reads as just that: ``512 MiB``, ``200 MB/s``, ``6h``."""
+    exact = Fraction(value)
+    if isinstance(value, Seconds):
+        forms = [f"{exact / seconds}{unit}" for unit, seconds in _SECONDS.items() if exact % seconds == 0]
+        rest = f"{value:.9f}".rstrip("0") + "s"
+    else:
+        per = "/s" if isinstance(value, Rate) else ""
+        forms = [f"{exact / size} {unit}{per}" for unit, size in _BYTES.items() if exact % size == 0]
+        rest = f"{value:.9f}".rstrip("0") + f" B{per}"
+    return min(forms, key=len, default=rest)

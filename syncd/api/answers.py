@@ -24,7 +24,7 @@ _GENERAL: Mapping[int, str] = {
     ExitCode.UNREACHABLE: "the registry cannot be reached, or fails",
     ExitCode.INTEGRITY: "what is stored, or what the registry sent, is not what it should be",
     ExitCode.NO_SPACE: "there is not enough space",
-    ExitCode.BUSY: "somebody else holds what this needs: try again",
+    ExitCode.BUSY: "something else holds what this needs, or wants it kept",
     ExitCode.CONFIGURATION: "the daemon's settings do not allow that",
 }
 _EXIT_CODES: Mapping[int, ExitCode] = {

@@ -21,12 +21,15 @@ class Limits:
     """What one listener grants. Times in seconds, sizes in bytes.
 
     ``head``: until the first request of a connection has come whole; ``idle``: between two requests, the reading of the
-    first one's answer included; ``closing``: for what runs when the listener closes.
+    first one's answer included; ``body``: for a request's body to come; ``unread``: for which the reader of a stream
+    may take nothing; ``closing``: for what runs when the listener closes.
     """
 
     connections: int = 200
     head: float = 10.0
     idle: float = 75.0
+    body: float = 10.0
+    unread: float = 60.0
     closing: float = 0.4
     head_line: int = 8 * 1024
     head_field: int = 8 * 1024

@@ -10,6 +10,7 @@ from aiohttp import web
 from syncd.aio import in_thread, only_error
 from syncd.api import catalogue, events, v1
 from syncd.api.answers import RefusedError, answer, line, told
+from syncd.api.connections import Limits
 from syncd.api.events import Failed
 from syncd.api.guard import Door, body, guard, peer, remember_names
 from syncd.api.ollama import Ollama
@@ -25,23 +26,17 @@ T = TypeVar("T")
 _STOPPING = SyncdError(
     "the daemon is stopping", hint="what it fetched is kept: the pull goes on there when it has started again"
 )
-_BODY_SECONDS = 10.0
-_UNREAD_SECONDS = 60.0
 
 
-def control_app(
-    service: Service, door: Door, *, body_seconds: float = _BODY_SECONDS, unread_seconds: float = _UNREAD_SECONDS
-) -> web.Application:
-    """Both halves of the API, for whom ``door`` lets in.
-
-    ``body_seconds``: for a request's body to come. ``unread_seconds``: for which a stream's reader may take nothing.
-    """
+def control_app(service: Service, door: Door, *, limits: Limits | None = None) -> web.Application:
+    """Both halves of the API, for whom ``door`` lets in."""
+    limits = limits or Limits()
     app = web.Application(middlewares=[guard(door)])
     remember_names(app)
-    streams = Streams(unread=unread_seconds)
+    streams = Streams(unread=limits.unread)
     app.on_shutdown.append(streams.close)
-    app.add_routes(Ollama(service, door, streams, body_seconds=body_seconds).routes())
-    app.add_routes(Control(service, door, streams, body_seconds=body_seconds).routes())
+    app.add_routes(Ollama(service, door, streams, body_seconds=limits.body).routes())
+    app.add_routes(Control(service, door, streams, body_seconds=limits.body).routes())
     return app
 
 

@@ -7,6 +7,7 @@ listener lives. New settings make a new listener.
 import asyncio
 import errno
 import socket as sockets
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +21,7 @@ from syncd.api.connections import Connections, Limits, aiohttp_logger
 from syncd.api.control import control_app
 from syncd.api.guard import TcpDoor, UnixDoor
 from syncd.api.ports import Service
-from syncd.errors import BusyError, ConfigurationError
+from syncd.errors import BusyError, ConfigurationError, SyncdError
 
 __all__ = ["Limits", "Listeners", "Site", "TcpDoor", "tcp_site", "unix_site"]
 
@@ -115,7 +116,9 @@ class Listeners:
         """Raise as ``unix_socket.listen`` does."""
         listener = await in_thread(unix_socket.listen, self._socket, self._group)
         try:
-            site = await unix_site(control_app(self._service, UnixDoor()), listener.socket, limits=self._limits)
+            site = await unix_site(
+                control_app(self._service, UnixDoor(), limits=self._limits), listener.socket, limits=self._limits
+            )
         except BaseException:
             listener.close()
             raise
@@ -142,22 +145,36 @@ class Listeners:
     async def listen(self, door: TcpDoor | None) -> None:
         """Listen on TCP as ``door`` says, or no more; nothing happens if it says what it said before.
 
-        Raise ``ConfigurationError`` or ``BusyError``: then the old listener stays as it is, unless the new one was to
-        take its place at the same address.
+        Raise ``ConfigurationError`` or ``BusyError``: then the old listener stays.
         """
         old = self._tcp
         if old is not None and old[1] == door:
             return
         if door is not None:
             door.require_safe()
-        same_place = old is not None and door is not None and (old[1].host, old[1].port) == (door.host, door.port)
-        if old is not None and (door is None or same_place):
+        if old is not None and (door is None or door.port == old[0].address[1]):
+            await self._close_tcp(old)
             self._tcp = None
-            await old[0].close()
-            log.info("control.tcp_closed", host=old[1].host, port=old[0].address[1])
-        if door is not None:
-            site = await tcp_site(control_app(self._service, door), door.host, door.port, limits=self._limits)
-            self._tcp = (site, door)
-            log.info("control.tcp_listening", host=door.host, port=site.address[1], token=door.token is not None)
-            if old is not None and not same_place:
-                await old[0].close()
+        if door is None:
+            return
+        try:
+            self._tcp = (await self._open_tcp(door), door)
+        except SyncdError:
+            if old is not None and self._tcp is None:
+                with suppress(SyncdError):  # the first error is the one to tell of
+                    self._tcp = (await self._open_tcp(old[1]), old[1])
+            raise
+        if old is not None and door.port != old[0].address[1]:
+            await self._close_tcp(old)
+
+    async def _open_tcp(self, door: TcpDoor) -> Site:
+        site = await tcp_site(
+            control_app(self._service, door, limits=self._limits), door.host, door.port, limits=self._limits
+        )
+        log.info("control.tcp_listening", host=door.host, port=site.address[1], token=door.token is not None)
+        return site
+
+    async def _close_tcp(self, listener: tuple[Site, TcpDoor]) -> None:
+        site, door = listener
+        await site.close()
+        log.info("control.tcp_closed", host=door.host, port=site.address[1])

@@ -11,6 +11,7 @@ from syncd.api.answers import RefusedError, answer, line, one_text, told
 from syncd.api.guard import Door, body, peer
 from syncd.api.library import Library
 from syncd.api.ports import Service
+from syncd.api.pull_lines import Progress, PullLines
 from syncd.api.streams import Stream, Streams, ended, follow
 from syncd.errors import InvalidNameError, NotFoundError, SyncdError
 from syncd.jobs.board import Job, JobView
@@ -113,7 +114,7 @@ class Ollama:
             return await self._at_the_end(job)
 
         async def tell(stream: Stream) -> None:
-            lines = wire.PullLines()
+            lines = PullLines()
 
             async def send(view: JobView) -> None:
                 if moment := lines.moment(view.progress):
@@ -131,7 +132,7 @@ class Ollama:
         view = await ended(job)
         if view.outcome is None:
             return answer({"error": self._failure(view)}, status=500)
-        return answer(wire.Progress("success"))
+        return answer(Progress("success"))
 
     def _failure(self, view: JobView) -> str:
         error = view.error or SyncdError("the pull has not ended")

@@ -2,12 +2,16 @@
 
 import asyncio
 import itertools
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import aiohttp
 
 from syncd.aio import in_thread, only_error
 from syncd.api import v1
@@ -36,6 +40,9 @@ class NoNotes:
         pass
 
     def ended(self, job: JobView) -> None:
+        pass
+
+    def parked(self, job: JobView) -> None:
         pass
 
 
@@ -119,6 +126,27 @@ class World:
     @property
     def url(self) -> str:
         return f"http://{self.address}"
+
+
+@asynccontextmanager
+async def over_unix(world: World) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of the control socket."""
+    connector = aiohttp.UnixConnector(path=str(world.socket), limit=0)
+    async with aiohttp.ClientSession("http://syncd", connector=connector) as session:
+        yield session
+
+
+@asynccontextmanager
+async def over_tcp(world: World, **headers: str) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of the TCP listener."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with aiohttp.ClientSession(world.url, headers=named) as session:
+        yield session
+
+
+async def lines(response: aiohttp.ClientResponse) -> list[dict[str, Any]]:
+    """All lines of a stream."""
+    return [json.loads(line) async for line in response.content]
 
 
 def loopback(token: str | None = None, allowed_hosts: tuple[str, ...] = ()) -> TcpDoor:

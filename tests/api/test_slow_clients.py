@@ -1,0 +1,146 @@
+"""Clients that are slow, silent or many hold up nobody else."""
+
+import asyncio
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from syncd.api.connections import Limits
+from tests.api.world import World, daemon, loopback, over_tcp, over_unix
+from tests.support.models import synthetic_model
+from tests.support.registry import ScriptedRegistry
+
+HASTY = Limits(connections=8, head=0.4, idle=0.6, body=0.4, unread=0.4, sweep_every=0.05)
+
+
+async def hung_up(reader: asyncio.StreamReader, *, seconds: float = 5.0) -> bytes:
+    """What came until the other side hung up."""
+    try:
+        return await asyncio.wait_for(reader.read(), seconds)
+    except ConnectionResetError:
+        return b""
+
+
+async def answers_at_once(world: World) -> None:
+    started = time.monotonic()
+    async with over_tcp(world) as client, client.get("/api/version") as response:
+        assert response.status == 200
+    assert time.monotonic() - started < 1
+
+
+async def test_a_head_that_never_ends_is_hung_up_on(tmp_path: Path) -> None:
+    async with daemon(tmp_path, limits=HASTY) as world:
+        reader, writer = await asyncio.open_connection(*world.address.split(":"))
+        started = time.monotonic()
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+
+        async def trickle() -> None:
+            while True:
+                writer.write(b"X: y\r\n")
+                await asyncio.sleep(0.05)
+
+        trickling = asyncio.ensure_future(trickle())
+        await answers_at_once(world)
+        assert await hung_up(reader) == b""
+        assert 0.3 < time.monotonic() - started < 2
+        trickling.cancel()
+        writer.close()
+
+
+async def test_a_connection_that_says_nothing_is_hung_up_on(tmp_path: Path) -> None:
+    async with daemon(tmp_path, limits=HASTY) as world:
+        reader, writer = await asyncio.open_unix_connection(world.socket)
+        assert await hung_up(reader) == b""
+        writer.close()
+
+
+async def test_a_connection_is_kept_for_the_next_request_for_a_while(tmp_path: Path) -> None:
+    async with daemon(tmp_path, limits=HASTY) as world:
+        reader, writer = await asyncio.open_unix_connection(world.socket)
+        for _ in range(2):
+            writer.write(b"GET /api/ps HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200" in await reader.readuntil(b"\r\n\r\n")
+            await reader.readuntil(b"}")
+        started = time.monotonic()
+        assert await hung_up(reader) == b""
+        assert 0.4 < time.monotonic() - started < 3
+        writer.close()
+
+
+async def test_a_body_that_never_comes_is_answered_and_hung_up_on(tmp_path: Path) -> None:
+    async with daemon(tmp_path, limits=HASTY) as world:
+        reader, writer = await asyncio.open_unix_connection(world.socket)
+        writer.write(
+            b"POST /api/pull HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{"
+        )
+        await answers_at_once(world)
+        answer = await hung_up(reader)
+        assert answer.split()[1] == b"408"
+        writer.close()
+
+
+async def test_a_crowd_of_silent_connections_keeps_nobody_out(tmp_path: Path) -> None:
+    patient = Limits(connections=8, head=30, sweep_every=0.05)
+    async with daemon(tmp_path, limits=patient) as world:
+        crowd = [await asyncio.open_connection(*world.address.split(":")) for _ in range(30)]
+        for _ in range(3):
+            await answers_at_once(world)
+        ends = await asyncio.gather(*(asyncio.wait_for(hung_up(reader), 5) for reader, _ in crowd[:20]))
+        assert ends == [b""] * 20
+        for _, writer in crowd:
+            writer.close()
+
+
+async def test_a_reader_that_takes_nothing_is_dropped_and_its_pull_goes_on(
+    tmp_path: Path, registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = registry.add(synthetic_model())
+    registry.throttle(8 << 20)
+    # Moments of the size that a model of thousands of blobs has.
+    monkeypatch.setattr("syncd.api.pull_lines._blob_line", lambda digest, *_: digest.encode() * 20_000 + b"\n")
+    monkeypatch.setattr("syncd.api.streams.PAUSE", 0.0)
+    async with daemon(tmp_path, limits=HASTY) as world:
+        silent = socket.socket(socket.AF_UNIX)
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        await asyncio.get_running_loop().sock_connect(silent, str(world.socket))
+        body = json.dumps({"model": model.name}).encode()
+        head = f"POST /api/pull HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        await asyncio.get_running_loop().sock_sendall(silent, head.encode() + b"\r\n\r\n" + body)
+        await answers_at_once(world)
+        async with (
+            over_unix(world) as client,
+            client.post("/api/pull", json={"model": model.name, "stream": False}) as r,
+        ):
+            assert await r.json() == {"status": "success"}
+        rest = b""
+        with pytest.raises((ConnectionResetError, EOFError)):  # noqa: PT012 - it is read to its end
+            while True:
+                piece = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(silent, 65536), 5)
+                rest = (rest + piece)[-100:]
+                if not piece:
+                    raise EOFError
+        silent.close()
+    assert b"success" not in rest
+
+
+async def test_clients_that_vanish_in_mid_stream_do_not_stop_the_pull(
+    tmp_path: Path, registry: ScriptedRegistry
+) -> None:
+    model = registry.add(synthetic_model(weights_bytes=24 << 20))
+    registry.throttle(16 << 20)
+    async with daemon(tmp_path, door=loopback("t")) as world:
+        for _ in range(3):
+            async with over_unix(world) as client, client.post("/syncd/v1/pull", json={"name": model.name}) as response:
+                assert json.loads(await response.content.readline())["event"] == "attached"
+        async with (
+            over_unix(world) as client,
+            client.post("/api/pull", json={"model": model.name, "stream": False}) as r,
+        ):
+            assert await r.json() == {"status": "success"}
+        jobs = world.service.board.jobs()
+    assert len(jobs) == 1
+    assert registry.bytes_served(model.weights) == model.weights_size

@@ -22,10 +22,9 @@ from syncd.api.listeners import Listeners
 from syncd.daemon.access import Access, ollama_key, registry_access
 from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.chronicle import Chronicle
-from syncd.daemon.desired import hold_seconds
 from syncd.daemon.doors import Doors, Health
 from syncd.daemon.inventory import Inventory
-from syncd.daemon.memory import LeftBehind, Memory
+from syncd.daemon.memory import Memory
 from syncd.daemon.notify import Notifier
 from syncd.daemon.pulse import Pulse, status_line
 from syncd.daemon.reconcile import Reconcile
@@ -180,9 +179,6 @@ class _Serving:
         yield "inventory", self._inventory.run()
         yield "pulse", self._pulse.run()
         yield "tidy", self._tidy()
-        for left in self._memory.jobs.left_behind():
-            if self._reconcile.guards(left.reference.name) is None:
-                yield f"resume {left.reference}", self._resume(left)
 
     def announce_ready(self) -> None:
         """Everything listens, and work has begun."""
@@ -225,6 +221,7 @@ class _Serving:
 
     def _job_changed(self, view: JobView) -> None:
         self._pulse.stir()
+        self._reconcile.job_changed(view)
         if view.state is JobState.RUNNING:
             self._chronicle.tell("job.started", name=str(view.reference), job=view.id, detail=view.asked_by)
             return
@@ -232,11 +229,6 @@ class _Serving:
         self._inventory.poke()
         how = view.state.value if view.error is None else f"{view.state.value}: {view.error.message}"
         self._chronicle.tell("job.ended", name=str(view.reference), job=view.id, detail=how)
-
-    async def _resume(self, left: LeftBehind) -> None:
-        """Go on with a pull that somebody asked an earlier daemon for; not at once if that one died under it."""
-        await asyncio.sleep(hold_seconds(left.deaths))
-        self.board.pull(left.reference, asked_by=left.asked_by)
 
     async def _tidy(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from syncd.jobs.board import JobView
 from syncd.jobs.progress import Phase, Totals
 
 _BUSY = 1.0  # seconds between two lines while something runs
+_AFTERBEATS = 3
 _IDLE = 30.0  # seconds, where no watchdog asks for more
 
 
@@ -49,7 +50,9 @@ class Pulse:
     async def run(self) -> None:
         """It ends by cancellation."""
         longest = _IDLE if self._notifier.watchdog is None else self._notifier.watchdog / 3
+        lively = 0  # beats until it calms down: what a change brings about comes a moment after it
         while True:
+            lively = _AFTERBEATS if self._stirred.is_set() else max(0, lively - 1)
             self._stirred.clear()
             busy, line = self._line()
             self._notifier.alive()
@@ -58,7 +61,7 @@ class Pulse:
                 self._notifier.status(line)
             await asyncio.sleep(min(longest, 0.1))  # however much is stirred
             try:
-                async with asyncio.timeout(min(longest, _BUSY) if busy else longest):
+                async with asyncio.timeout(min(longest, _BUSY) if busy or lively else longest):
                     await self._stirred.wait()
             except TimeoutError:
                 pass

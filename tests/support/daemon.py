@@ -1,4 +1,4 @@
-"""``syncd serve`` as a real process, with everything that it touches below one folder, and a NOTIFY_SOCKET that listens."""
+"""``syncd serve`` as a real process, all that it touches below one folder, and a NOTIFY_SOCKET that listens."""
 
 import http.client
 import json
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -99,6 +99,7 @@ class RunningDaemon:
         notify.unlink(missing_ok=True)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(notify))
+        notify.chmod(0o666)  # as systemd's own
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "syncd.cli.main", "serve", *self.arguments],
@@ -140,6 +141,14 @@ class RunningDaemon:
             if wanted in message:
                 return message
         raise AssertionError(f"never told {wanted!r}; the log:\n{self.log()[-4000:]}")
+
+    def drain(self) -> None:
+        """Hear out what it has said already."""
+        assert self._notify is not None
+        self._notify.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        with suppress(BlockingIOError):
+            while True:
+                self.told.append(self._notify.recv(4096).decode())
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to end; its exit code."""

@@ -1,5 +1,6 @@
 """syncd as a service: the unit as shipped, under a systemd that was booted for it, with a registry on loopback."""
 
+import re
 import signal
 import socket
 import stat
@@ -63,23 +64,64 @@ def test_it_pulls_what_the_settings_name(service: Service, registry: ScriptedReg
     assert registry.bytes_served() == model.size
 
 
-def test_killed_in_mid_pull_it_comes_back_and_finishes(service: Service, registry: ScriptedRegistry) -> None:
-    model = registry.add(synthetic_model(weights_bytes=6 * _CHUNK))
-    slow = registry.throttle(40 * MIB)
+def test_systemctl_status_tells_how_far_a_pull_is(service: Service, registry: ScriptedRegistry) -> None:
+    model = registry.add(synthetic_model(weights_bytes=4 * _CHUNK))
+    registry.throttle(4 * MIB)
     service.configure(model)
+
     service.start()
-    registry.wait_until(lambda it: it.bytes_served() > 3 * _CHUNK)
+
+    said = re.compile(rf"pulling {re.escape(model.name)} [1-9][0-9]? %")
+    eventually(lambda: said.fullmatch(service["StatusText"]), "the status text tells of the pull")
+
+
+def test_killed_in_mid_pull_it_comes_back_and_finishes(service: Service, registry: ScriptedRegistry) -> None:
+    model = registry.add(synthetic_model(weights_bytes=8 * _CHUNK))
+    slow = registry.throttle(16 * MIB)
+    service.configure(model, more="[download]\nconnections = 2")
+    service.start()
+    registry.wait_until(lambda it: it.bytes_served() > 5 * _CHUNK)
     killed = service.pid
 
     service.systemctl("kill", "--signal=KILL")
-    slow.lift()
 
+    assert not service.has(model)
+    slow.lift()
     service.until_it_has(model)
-    assert service["NRestarts"] == "1"
+    assert (service["NRestarts"], service["Result"]) == ("1", "success")
     assert service.pid != killed
     assert list(assert_store_whole(service.store).values()) == [model.digest]
-    # What was verified before is not fetched again.
-    assert registry.bytes_served(model.weights) < 2 * model.weights_size
+    # Fetched twice: what two connections had of a chunk each, and what was still on its way.
+    assert registry.bytes_served(model.weights) < model.weights_size + 3 * _CHUNK
+
+
+@pytest.fixture(scope="session")
+def alice(machine: Machine) -> tuple[str, ...]:
+    """What runs a command as a user who is in syncd's group, and in no other way privileged."""
+    machine.run("useradd", "--groups=syncd", "alice")
+    return ("setpriv", "--reuid=alice", "--regid=alice", "--init-groups")
+
+
+def test_a_member_of_the_group_pulls_and_the_journal_tells_who(
+    service: Service, registry: ScriptedRegistry, alice: tuple[str, ...]
+) -> None:
+    model = registry.add(synthetic_model(weights_bytes=MIB))
+    service.start()
+
+    service.machine.run(*alice, "/usr/local/bin/syncd", "pull", model.name)
+
+    assert service.has(model)
+    uid = service.machine.run("id", "--user", "alice")
+    assert re.search(rf"path=/syncd/v1/pull .*\buid={uid}\b.* user=alice", service.journal())
+
+
+def test_who_is_not_of_the_group_is_refused(service: Service) -> None:
+    service.start()
+
+    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    said = service.machine.run(*nobody, "/usr/local/bin/syncd", "status", check=False)
+
+    assert "this user may not speak to the daemon" in said
 
 
 def test_a_reload_applies_new_settings(service: Service, registry: ScriptedRegistry) -> None:
@@ -91,6 +133,7 @@ def test_a_reload_applies_new_settings(service: Service, registry: ScriptedRegis
     service.configure(model)
     service.systemctl("reload")
 
+    assert "Reloaded syncd.service" in service.journal()
     service.until_it_has(model)
     service.until("ActiveState", "active")
     assert (service.pid, service["NRestarts"]) == (before, "0")

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from syncd.daemon.dropins import Document
-from syncd.daemon.located import Keys, table_name
+from syncd.daemon.lines import Keys
+from syncd.daemon.located import table_name
 from syncd.daemon.units import Address, Rate, Seconds, Size, Window
 from syncd.errors import ConfigurationError, SyncdError
 from syncd.oci.name import Reference

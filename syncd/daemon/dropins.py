@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from syncd.daemon.located import Keys, TomlFile, unknown_key
+from syncd.daemon.lines import Keys
+from syncd.daemon.located import TomlFile, unknown_key
 from syncd.errors import ConfigurationError
 
 FOLDER = "conf.d"

@@ -3,21 +3,20 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
+from syncd.daemon.lines import Keys, Lines
 from syncd.errors import ConfigurationError
-
-Keys: TypeAlias = tuple[str | int, ...]
-"""The path of a key from the top of a file: names of tables and of the key, and numbers of a list's entries from 0."""
 
 _MAX_BYTES = 1024 * 1024
 _TOML_LINE = re.compile(r"at line (?P<line>[0-9]+)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TomlFile:
     """A settings file: where it lies, its text, and the tables that it holds."""
 
@@ -49,7 +48,11 @@ class TomlFile:
 
     def place(self, keys: Keys) -> str:
         """``FILE:LINE`` of the key at ``keys``, or of the nearest one above it."""
-        return f"{self.path}:{line_of(self.text, keys)}"
+        return f"{self.path}:{self._lines.of_key(keys)}"
+
+    @cached_property
+    def _lines(self) -> Lines:
+        return Lines.of(self.text)
 
     def error(self, keys: Keys, message: str, *, hint: str | None = None) -> ConfigurationError:
         """The error that something is wrong with the key at ``keys``."""
@@ -71,91 +74,3 @@ def table_name(keys: Keys) -> str:
         return f"[{table_name(keys[:-1])}]"
     names = [key for key in keys if isinstance(key, str)]
     return "[" + ".".join(key if key.replace("_", "").isalnum() else f'"{key}"' for key in names) + "]"
-
-
-def line_of(text: str, keys: Keys) -> int:
-    """The line (from 1) on which the key at ``keys``, or the nearest key or table above it, is written."""
-    best, line = 0, 1
-    for number, here in _written(text):
-        # A header says where a table begins; a key that stands in it, or as `a.b = ...` above it, is nearer.
-        if len(here) > best and here == keys[: len(here)]:
-            best, line = len(here), number
-    return line
-
-
-def _written(text: str) -> Iterator[tuple[int, Keys]]:
-    """Each line that writes a table's header, a key, or an element of a list of more lines, with its path."""
-    table: Keys = ()
-    counts: dict[Keys, int] = {}  # of the entries of each list so far
-    open_list: Keys | None = None
-    for number, content in enumerate(text.split("\n"), start=1):
-        if open_list is not None and (elements := _elements(content)) is not None:
-            for _ in range(elements):
-                yield number, _next_entry(open_list, counts)
-            continue
-        header, listed, path = _key(content)
-        if not path:
-            continue
-        if header:
-            here = _inside(path, counts)
-            table = here = _next_entry(here, counts) if listed else here
-        else:
-            here = (*table, *path)
-        yield number, here
-        open_list = here if not header and _opens_list(content) else None
-
-
-def _next_entry(of: Keys, counts: dict[Keys, int]) -> Keys:
-    counts[of] = counts.get(of, 0) + 1
-    return (*of, counts[of] - 1)
-
-
-def _inside(path: Keys, counts: Mapping[Keys, int]) -> Keys:
-    """``path`` as a header writes it, with the number of the entry where it goes through a list: always its latest."""
-    here: Keys = ()
-    for position, key in enumerate(path):
-        here = (*here, key)
-        if here in counts and position < len(path) - 1:
-            here = (*here, counts[here] - 1)
-    return here
-
-
-def _key(content: str) -> tuple[bool, bool, Keys]:
-    """Whether a line is a table's header, whether it is one of a list, and the path that it writes: () for nothing."""
-    stripped = content.strip()
-    header = stripped.startswith("[")
-    candidates = [stripped] if header else [f"{stripped[:at]}=0" for at, sign in enumerate(stripped) if sign == "="]
-    for candidate in candidates:
-        try:
-            return header, stripped.startswith("[["), _only_path(tomllib.loads(candidate))
-        except tomllib.TOMLDecodeError:
-            continue
-    return False, False, ()
-
-
-def _opens_list(content: str) -> bool:
-    """Whether the value that this line gives to its key is a list that goes on below, one or more elements a line."""
-    key, equals, value = content.partition("=")
-    return bool(key and equals) and value.strip().partition("#")[0].strip() == "["
-
-
-def _elements(content: str) -> int | None:
-    """How many whole elements of a list stand on this line; None: the list ends here, or goes on in halves."""
-    try:
-        found = tomllib.loads(f"x = [{content}\n]")["x"]
-    except tomllib.TOMLDecodeError:
-        return None
-    return len(found)
-
-
-def _only_path(parsed: Any) -> Keys:  # noqa: ANN401 - what TOML may hold
-    path: Keys = ()
-    while parsed:
-        if isinstance(parsed, list):
-            parsed = parsed[0]
-            continue
-        if not isinstance(parsed, dict):
-            break
-        key, parsed = next(iter(parsed.items()))
-        path = (*path, key)
-    return path

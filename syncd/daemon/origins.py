@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from syncd.daemon.access import variable
-from syncd.daemon.located import Keys
+from syncd.daemon.lines import Keys
 from syncd.daemon.settings import Loaded, StoreChoice
 from syncd.daemon.units import Rate, Seconds, Size, as_written
 from syncd.oci.name import DEFAULT_HOST

@@ -15,13 +15,15 @@ import msgspec
 from syncd.daemon import dropins
 from syncd.daemon.convert import convert, table
 from syncd.daemon.dropins import Document
-from syncd.daemon.located import Keys, TomlFile
+from syncd.daemon.lines import Keys
+from syncd.daemon.located import TomlFile
 from syncd.daemon.units import Address, Rate, Seconds, Size, Window
 from syncd.errors import ConfigurationError
 from syncd.oci.name import ModelName, Reference
 
 __all__ = [  # Address and Window, too: part of what the settings say
     "MAX_CONNECTIONS",
+    "MAX_MODELS",
     "SYSTEM_FILE",
     "SYSTEM_SOCKET",
     "Address",
@@ -48,6 +50,7 @@ __all__ = [  # Address and Window, too: part of what the settings say
 SYSTEM_FILE = Path("/etc/syncd/syncd.toml")
 SYSTEM_SOCKET = Path("/run/syncd/syncd.sock")
 MAX_CONNECTIONS = 64
+MAX_MODELS = 10_000
 
 _HOST = re.compile(r"[a-z0-9_][a-z0-9_.-]*(?::[0-9]{1,5})?|\[[0-9a-f:.]+\](?::[0-9]{1,5})?")
 HostName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_\[][A-Za-z0-9_.:\]-]*$", max_length=255)]
@@ -161,7 +164,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     registries: Mapping[str, RegistrySettings] = msgspec.field(default_factory=dict)
     """By host: ``name`` or ``name:port``, in lower case."""
     download: DownloadSettings = DownloadSettings()
-    models: Annotated[tuple[ModelSettings, ...], msgspec.Meta(max_length=10_000)] = ()
+    models: tuple[ModelSettings, ...] = ()
     """What the store shall hold; no two names that Ollama could take for one."""
     prune: bool = False
     """Whether a model that the daemon published, and that has left the settings, is removed."""
@@ -263,6 +266,10 @@ def _registries(document: Document, hosts: Mapping[str, Any]) -> Mapping[str, Re
 
 def _check_models(document: Document, models: Sequence[ModelSettings]) -> None:
     """Refuse two entries for one name, and names of which Ollama would find now the one, now the other."""
+    if len(models) > MAX_MODELS:
+        raise document.error(
+            ("models", MAX_MODELS), f"there are {len(models)} models: at most {MAX_MODELS} are possible"
+        )
     names: dict[str, int] = {}
     spellings: dict[tuple[int, str], tuple[str, int]] = {}  # by position in the name and folded part
     for index, name in enumerate(model.name.name for model in models):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.daemon.units import Rate, Seconds, Size
+from syncd.daemon.units import Rate, Seconds, Size, as_written
 
 UNITS = {
     "B": 1,
@@ -91,3 +91,18 @@ def test_a_time_is_in_seconds(text: str, seconds: float) -> None:
 def test_what_is_no_time_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"is not|is less"):
         Seconds.parse(value)
+
+
+@given(st.sampled_from([Size, Rate, Seconds]), st.integers(1000, 2**50), st.sampled_from([1, 10**6, 2**20]))
+def test_what_is_written_is_read_as_the_same(kind: type[Size | Rate | Seconds], number: int, unit: int) -> None:
+    value = kind(number % 10**7 if kind is Seconds else number * unit % 2**62 + 1000)
+
+    assert kind.parse(as_written(value)) == value
+
+
+def test_what_is_written_is_as_short_as_it_can_be() -> None:
+    written = [
+        as_written(one) for one in (Size(10**10), Size(512 * 2**20), Size(0), Rate(2e8), Seconds(21600), Seconds(0.25))
+    ]
+
+    assert written == ["10 GB", "512 MiB", "0 B", "200 MB/s", "6h", "250ms"]

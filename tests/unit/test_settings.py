@@ -171,3 +171,14 @@ def test_without_any_name_the_store_is_ollamas_own(tmp_path: Path, monkeypatch: 
 
     assert chosen.path == tmp_path / ".ollama" / "models"
     assert chosen.origin == "Ollama's default"
+
+
+def test_what_the_readme_shows_can_be_used(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    example = readme.partition("\n## Settings\n")[2].partition("```toml\n")[2].partition("```")[0]
+
+    settings = load(written(tmp_path, example), {}).settings
+
+    assert [str(model.name) for model in settings.models] == ["mistral:7b"]
+    assert settings.control.listen is not None
+    assert len(settings.registries) == 2

@@ -122,6 +122,47 @@ async def test_a_swapped_link_to_a_folder_is_applied(tmp_path: Path) -> None:
         await connections(applied, 1)
 
 
+async def test_drop_ins_from_a_swapped_folder_are_applied(file: Path) -> None:
+    mount = file.parent / "conf.d"
+    for number, text in enumerate((TWO, THREE)):
+        (mount / f"..{number}").mkdir(parents=True)
+        (mount / f"..{number}" / "a.toml").write_text(text)
+    (mount / "..data").symlink_to("..0")
+    (mount / "a.toml").symlink_to("..data/a.toml")
+
+    async with running(file) as applied:
+        assert applied.current.settings.download.connections == 2
+        (mount / "..tmp").symlink_to("..1")
+        (mount / "..tmp").rename(mount / "..data")
+        await connections(applied, 3)
+
+
+async def test_a_folder_that_is_a_link_is_followed_when_it_turns(tmp_path: Path, file: Path) -> None:
+    fresh = tmp_path / "version-2"
+    fresh.mkdir()
+    (fresh / "syncd.toml").write_text(TWO)
+    (tmp_path / "current").symlink_to(file.parent)
+
+    async with running(tmp_path / "current" / "syncd.toml") as applied:
+        (tmp_path / "next").symlink_to(fresh)
+        (tmp_path / "next").rename(tmp_path / "current")
+        await connections(applied, 2)
+
+        (fresh / "conf.d").mkdir()
+        (fresh / "conf.d" / "a.toml").write_text(THREE)
+        await connections(applied, 3)
+
+
+async def test_a_change_of_mode_that_opens_the_file_mends_the_fault(file: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    async with running(file) as applied:
+        file.chmod(0)
+        await refused(applied, "cannot be read")
+        file.chmod(0o600)
+        await until(applied, lambda: applied.fault is None)
+
+
 async def test_a_link_to_a_file_elsewhere_is_followed_when_it_turns_and_when_the_file_changes(
     tmp_path: Path, file: Path
 ) -> None:

@@ -18,7 +18,7 @@ from syncd.api import v1
 from syncd.api.connections import Limits
 from syncd.api.listeners import Listeners, TcpDoor
 from syncd.jobs import collect, remove, verify
-from syncd.jobs.board import Board, Job, JobView
+from syncd.jobs.board import Board, Job, JobView, Work
 from syncd.jobs.collect import CollectionPlan
 from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.jobs.pull import pull
@@ -169,8 +169,9 @@ async def daemon(
     door: TcpDoor | None = None,
     limits: Limits | None = None,
     configs: dict[str, RegistryConfig] | None = None,
+    work: Work | None = None,
 ) -> AsyncIterator[World]:
-    """A daemon with its store and its socket in ``folder``."""
+    """A daemon with its store and its socket in ``folder``. ``work``: what a pull is; None: what it really is."""
     with unwrapped(), Store.open(folder / "models", create=True) as store:
         async with means(store, configs=configs) as everything, asyncio.TaskGroup() as group:
 
@@ -179,7 +180,7 @@ async def daemon(
 
             numbers = itertools.count(1)
             board = Board(
-                really,
+                work or really,
                 group,
                 clock=time.time,
                 new_id=lambda: f"job{next(numbers)}",

@@ -21,6 +21,7 @@ log = structlog.get_logger()
 ASKED_BY = "the settings"
 _PULLS = 2  # at once
 _CHECKS = 4
+_RESTORES = 8
 _SOON = 1.0  # seconds until another look at a name that somebody else is at
 
 
@@ -45,6 +46,7 @@ class Acts:
         self._random = random
         self._pulls = asyncio.Semaphore(_PULLS)
         self._checks = asyncio.Semaphore(_CHECKS)
+        self._restores = asyncio.Semaphore(_RESTORES)
 
     async def do(self, model: Followed, action: Check | Pull | Restore) -> None:
         """Do it, unless by its turn something else is to be done."""
@@ -59,7 +61,9 @@ class Acts:
                         if isinstance(self.next(model), Pull):
                             await self._pull(model)
                 case Restore():
-                    await self._restore(model)
+                    async with self._restores:
+                        if isinstance(self.next(model), Restore):
+                            await self._restore(model)
         except SyncdError as error:
             self._failed(model, error)
         except Exception as error:  # a bug with one model is no reason to drop the others: design, "Concurrency"

@@ -75,15 +75,17 @@ class Reconcile:
         memory: Memory,
         resolve: Callable[[Reference], Awaitable[FetchedManifest]],
         chronicle: Chronicle,
+        on_touch: Callable[[], None] = lambda: None,
         times: Times | None = None,
         random: Callable[[], float] = any_random,
     ) -> None:
-        """``resolve``: one manifest request. ``random``: from 0 up to 1."""
+        """``resolve``: one manifest request. ``on_touch`` hears that the store has changed. ``random``: from 0 up to 1."""
         self._store = store
         self._board = board
         self._settings = settings
         self._memory = memory
         self._chronicle = chronicle
+        self._on_touch = on_touch
         self._times = times or Times()
         self._random = random
         self._acts = Acts(store, board, chronicle, resolve=resolve, times=self._times, random=random)

@@ -60,6 +60,11 @@ class Condition:
     size: int
 
     @property
+    def fault(self) -> str:
+        """In a word or a few, what has to be mended, if anything has."""
+        return self.broken or ("removed" if self.digest is None else "replaced")
+
+    @property
     def restorable(self) -> bool:
         """Whether putting it back needs no network, unless bytes turn out wrong."""
         return self.expected is not None and not self.gone
@@ -128,7 +133,7 @@ class _Restore:
                     if await in_thread(self._is_kept, manifest.digest):
                         lease.release()  # one lease that was abandoned is enough, however often this fails
                     raise
-        log.info("model.restored", name=str(self._name), digest=str(manifest.digest), was=found.broken or "replaced")
+        log.info("model.restored", name=str(self._name), digest=str(manifest.digest), was=found.fault)
         return Restoration.RESTORED
 
     async def _put_back(self, expected: Expected, lease: Lease) -> None:

@@ -181,24 +181,36 @@ def _daemon(world: World, names: Sequence[str]) -> Iterator[_Daemon]:
         settings.write_text(
             f'store = "{folder / "store"}"\n'
             + "".join(f'[[models]]\nname = "{name}"\n' for name in names)
-            + f'[control]\nsocket = "{control}"\n[ops]\nlisten = "127.0.0.1:{port}"\n'
+            + f'[ops]\nlisten = "127.0.0.1:{port}"\n'
         )
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.bind(str(folder / "notify"))
         notify.settimeout(30)
-        environ = {**world.environ, "SYNCD_CONFIG": str(settings), "NOTIFY_SOCKET": str(folder / "notify")}
+        environ = {
+            **world.environ,
+            "SYNCD_CONFIG": str(settings),
+            "SYNCD_SOCKET": str(control),
+            "NOTIFY_SOCKET": str(folder / "notify"),
+        }
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "syncd.cli.main", "serve"], env=environ, stdout=log, stderr=log
             )
         try:
-            while b"READY=1" not in notify.recv(4096):
-                pass
+            _wait_until_ready(notify, folder / "log")
             yield _Daemon(process, control, port)
         finally:
             notify.close()
             process.terminate()
             process.wait(20)
+
+
+def _wait_until_ready(notify: socket.socket, log: Path) -> None:
+    try:
+        while b"READY=1" not in notify.recv(4096):
+            pass
+    except TimeoutError as error:
+        raise BenchmarkError(f"the daemon does not get ready: {log.read_text()[-2000:]}") from error
 
 
 def _connection(path: Path) -> http.client.HTTPConnection:

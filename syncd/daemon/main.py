@@ -128,6 +128,7 @@ class _Serving:
             memory=self._memory,
             resolve=self._resolve,
             chronicle=self._chronicle,
+            on_touch=self._inventory.poke,
         )
         self._pulse = Pulse(self._notifier, self._line)
         self._listeners = Listeners(

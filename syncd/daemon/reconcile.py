@@ -264,6 +264,7 @@ class Reconcile:
     # What happens
 
     def _touched(self, where: Touched) -> None:
+        self._on_touch()
         touched = {
             folded for folded, model in self._models.items() if where.concerns(model.wish.reference.name, model.blobs)
         }

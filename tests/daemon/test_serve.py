@@ -396,3 +396,13 @@ def test_no_secret_and_no_signed_url_is_logged(daemon: RunningDaemon, registry: 
 
     assert registry.secrets
     assert not [secret for secret in (*registry.secrets, "canary-password") if secret in shown]
+
+
+def test_a_model_that_appears_from_outside_is_counted(daemon: RunningDaemon, registry: ScriptedRegistry) -> None:
+    model = registry.add(build_model("mistral:7b"))
+    with daemon:
+        alone = daemon.command("pull", model.name, SYNCD_SOCKET=str(daemon.folder / "nobody"))
+
+        eventually(lambda: daemon.status()["store"]["models"] == 1)
+
+    assert alone.returncode == 0

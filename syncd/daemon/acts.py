@@ -36,14 +36,12 @@ class Acts:
         *,
         resolve: Callable[[Reference], Awaitable[FetchedManifest]],
         times: Times,
-        random: Callable[[], float],
     ) -> None:
         self._store = store
         self._board = board
         self._chronicle = chronicle
         self._resolve = resolve
         self._times = times
-        self._random = random
         self._pulls = asyncio.Semaphore(_PULLS)
         self._checks = asyncio.Semaphore(_CHECKS)
         self._restores = asyncio.Semaphore(_RESTORES)
@@ -119,7 +117,7 @@ class Acts:
 
     def _failed(self, model: Followed, error: SyncdError) -> None:
         moment = self._times.now()
-        model.standing = model.standing.failed(error, moment, self._random())
+        model.standing = model.standing.failed(error, moment, self._times.random())
         log.warning(
             "model.failing",
             name=str(model.wish.reference),
@@ -129,7 +127,7 @@ class Acts:
         )
 
     def _due(self, model: Followed, moment: Moment) -> float:
-        return moment.now + interval(model.wish.every, self._random())
+        return moment.now + interval(model.wish.every, self._times.random())
 
 
 async def _ended(job: Job) -> JobView:

@@ -1,5 +1,6 @@
-"""A model of the settings as the daemon follows it, and the clocks that it is followed by."""
+"""A model of the settings as the daemon follows it, and the clocks by which that is done."""
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +18,15 @@ def _second_of_day(epoch: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """The clocks. ``wall``: seconds since the epoch; ``second``: of such a time, since local midnight."""
+    """The clocks, and chance: what is done now and then is not done by all hosts at once.
+
+    ``wall``: seconds since the epoch. ``second``: of such a time, since local midnight. ``random``: from 0 up to 1.
+    """
 
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     second: Callable[[float], float] = _second_of_day
+    random: Callable[[], float] = random.random
 
     def now(self) -> Moment:
         """What all of them show."""

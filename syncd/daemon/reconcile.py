@@ -6,7 +6,6 @@ It sleeps until the next thing is due or something happens: the store changed, s
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from random import random as any_random
 from typing import Protocol
 
 import structlog
@@ -77,9 +76,8 @@ class Reconcile:
         chronicle: Chronicle,
         on_touch: Callable[[], None] = lambda: None,
         times: Times | None = None,
-        random: Callable[[], float] = any_random,
     ) -> None:
-        """``resolve``: one manifest request. ``on_touch`` hears that the store has changed. ``random``: from 0 up to 1."""
+        """``resolve``: one manifest request. ``on_touch`` hears that the store has changed."""
         self._store = store
         self._board = board
         self._settings = settings
@@ -87,8 +85,7 @@ class Reconcile:
         self._chronicle = chronicle
         self._on_touch = on_touch
         self._times = times or Times()
-        self._random = random
-        self._acts = Acts(store, board, chronicle, resolve=resolve, times=self._times, random=random)
+        self._acts = Acts(store, board, chronicle, resolve=resolve, times=self._times)
         self._born = self._times.monotonic()
         self._stirred = asyncio.Event()
         self._models: dict[str, Followed] = {}

@@ -69,6 +69,7 @@ class Clock:
             monotonic=lambda: time.monotonic() + self.ahead,
             wall=lambda: time.time() + self.ahead + self.jumped,
             second=lambda _: self.second,
+            random=lambda: 0.5,
         )
 
 
@@ -140,7 +141,6 @@ async def daemon(
                     resolve=everything.registry.manifest,
                     chronicle=chronicle,
                     times=times,
-                    random=lambda: 0.5,
                 )
                 parts.append(reconcile)
                 world = World(store, board, reconcile, settings, clock, [])

@@ -16,10 +16,10 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from syncd import __version__
-from syncd.aio import only_error
+from syncd.aio import in_thread, only_error
 from syncd.api.catalogue import rfc3339
 from syncd.api.listeners import Listeners
-from syncd.daemon.access import Access, ollama_key, registry_access
+from syncd.daemon.access import Access, ollama_key
 from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.doors import Doors, Health
@@ -31,6 +31,7 @@ from syncd.daemon.reconcile import Reconcile
 from syncd.daemon.service import Daemon
 from syncd.daemon.settings import Loaded, socket_path
 from syncd.daemon.telemetry import SettingsState, Telemetry
+from syncd.daemon.usable import usable
 from syncd.daemon.ways import Ways
 from syncd.errors import ExitCode, SyncdError
 from syncd.jobs.board import Board, JobState, JobView
@@ -159,7 +160,7 @@ class _Serving:
         """Open everything that can fail to open. ``stack`` closes it."""
         await stack.enter_async_context(self._ways)
         self._store.leases.lifetime = self._born_with.download.keep_partials
-        await self._ways.renew(self._born_with, self._access(self._settings.current))
+        await self._renew_ways(self._settings.current)
         await self._inventory.refresh()
         self._telemetry.watch(
             board=self.board,
@@ -248,7 +249,7 @@ class _Serving:
         own_key = Path(credentials) / _CREDENTIAL if credentials else None
         if own_key is None or not own_key.exists():
             own_key = ollama_key()
-        return registry_access(loaded, self._environ, own_key=own_key)
+        return usable(loaded, self._environ, own_key=own_key)
 
     async def _take_over_settings(self) -> None:
         while True:
@@ -269,11 +270,17 @@ class _Serving:
         """What the settings say, from now on. What cannot be opened is told, and the rest goes on."""
         self._store.leases.lifetime = loaded.settings.download.keep_partials
         try:
-            await self._ways.renew(loaded.settings, self._access(loaded))
+            await self._renew_ways(loaded)
             await self._doors.adapt(loaded.settings)
         except SyncdError as error:
             log.error("settings.not_applied", error=error.message, hint=error.hint)  # noqa: TRY400 - expected
             self._chronicle.tell("settings.not_applied", detail=error.message)
+
+    async def _renew_ways(self, loaded: Loaded) -> None:
+        access = await in_thread(self._access, loaded)
+        for notice in access.notices:
+            log.warning("settings.notice", notice=notice)
+        await self._ways.renew(loaded.settings, access)
 
     async def _reload(self) -> None:
         self._notifier.reloading(time.monotonic_ns())

@@ -34,6 +34,7 @@ MAX_BODY = 1024 * 1024
 """Bytes of a request's body."""
 
 _NAMES = web.AppKey("names", dict[int, str])
+_GONE = 499  # nobody is there to be answered: nginx's number for it
 _UCRED = struct.Struct("3i")
 # What the command's own views ask for every second.
 _QUIET = frozenset({"/syncd/v1/status", "/syncd/v1/daemon", "/syncd/v1/jobs"})
@@ -131,7 +132,7 @@ def guard(door: Door) -> Middleware:
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = asyncio.get_running_loop().time()
-        status = 499  # nobody was there to be answered (nginx's number)
+        status = _GONE
         who = await peer(request)
         try:
             response = await _answered(request, handler, door)
@@ -159,7 +160,10 @@ async def _answered(request: web.Request, handler: Handler, door: Door) -> web.S
     except web.HTTPException as error:
         return from_http(request, error)
     except ConnectionError:
-        raise  # the client is gone: aiohttp knows
+        # The client is gone, or was dropped. aiohttp finds out by what it is handed; an error it would log as a bug.
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=_GONE)
     except SyncdError as error:
         log.info("http.refused", path=printable(request.path, limit=200), error=error.message)
         return refusal(request, error, open_to_strangers=door.open_to_strangers)

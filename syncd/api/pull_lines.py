@@ -36,8 +36,9 @@ class PullLines:
 
     def success(self, last: PullProgress | None) -> bytes:
         """The last lines of a pull that ended well, whatever of it was told before."""
+        before = self.moment(last)
         steps = [self._once("verifying sha256 digest"), self._once("writing manifest"), self._once("success")]
-        return self.moment(last) + b"".join(steps)
+        return before + b"".join(steps)
 
     def _blobs(self, now: PullProgress) -> list[bytes]:
         lines = []

@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 
 from syncd.jobs.board import Job, JobState, JobView
+from syncd.text import printable
 
 log = structlog.get_logger()
 
@@ -28,18 +29,26 @@ class Stream:
         self._response = response
         self._unread = unread
 
-    async def send(self, lines: bytes) -> None:
-        """Write; raise ``ConnectionError`` if the reader is gone, or has taken nothing for too long."""
+    async def send(self, lines: bytes, *, within: float | None = None) -> None:
+        """Write; raise ``ConnectionError`` if the reader is gone, or has taken nothing for too long.
+
+        ``within``: seconds; None: as long as a reader may take nothing.
+        """
+        seconds = self._unread if within is None else within
         try:
-            async with asyncio.timeout(self._unread) as patience:
+            async with asyncio.timeout(seconds) as patience:
                 await self._response.write(lines)
         except TimeoutError as error:
             if not patience.expired():
                 raise
-            log.info("http.reader_dropped", seconds=self._unread)
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise ConnectionResetError("the reader takes nothing") from error
+            log.info("http.reader_dropped", seconds=seconds)
+            raise self.cut("the reader takes nothing") from error
+
+    def cut(self, why: str) -> ConnectionResetError:
+        """Hang up in the middle: the reader must not take what it has for the whole. What is to be raised then."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        return ConnectionResetError(why)
 
 
 class Streams:
@@ -70,14 +79,17 @@ class Streams:
             async with deadline:
                 self._open.add(deadline)
                 await produce(stream)
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            async with asyncio.timeout(_FAREWELL_SECONDS):
-                await response.write(farewell)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            if isinstance(error, TimeoutError) and deadline.expired():
+                await stream.send(farewell, within=_FAREWELL_SECONDS)
+                return response
+            # The answer has begun: there is no status left to tell it by.
+            log.exception("http.crashed", path=printable(request.path, limit=200))
+            raise stream.cut("the stream has failed") from error
         finally:
             self._open.discard(deadline)
-        await response.write_eof()
         return response
 
 

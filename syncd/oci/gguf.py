@@ -17,7 +17,7 @@ ReadAt = Callable[[int, int], bytes]
 Scalar = int | float | bool | str
 Value = Scalar | list[Scalar] | None
 
-MAX_HEADER = 256 * 1024 * 1024  # bytes
+MAX_HEADER = 64 * 1024 * 1024  # bytes
 _MAX_FIELDS = 10_000
 _MAX_TENSORS = 200_000
 _MAX_NAME = 64 * 1024  # bytes of a key or of a tensor's name

@@ -4,7 +4,9 @@ import asyncio
 import json
 from pathlib import Path
 
+import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from tests.api.world import VERSION, daemon, lines, over_unix
 from tests.pull.world import blob_file
@@ -126,3 +128,15 @@ async def test_the_command_is_told_who_asked(tmp_path: Path, registry: ScriptedR
         attached = (await lines(response))[0]
     assert attached["asked_by"] == world.service.asked[0][2]
     assert attached["asked_by"] != ""
+
+
+async def test_a_stream_that_fails_is_cut_and_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async with daemon(tmp_path) as world, over_unix(world) as client:
+        monkeypatch.setattr(world.service, "verify", broken)
+        with capture_logs() as logs, pytest.raises(aiohttp.ClientPayloadError):
+            async with client.post("/syncd/v1/verify", json={}) as response:
+                await lines(response)
+    assert [one["event"] for one in logs if one["log_level"] == "error"] == ["http.crashed"]

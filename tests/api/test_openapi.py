@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 import schemathesis
-import yaml
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
@@ -34,7 +33,8 @@ from syncd.oci.name import Reference
 from tests.api.world import daemon, loopback
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.yaml"
-DESCRIBED = yaml.safe_load(FILE.read_text())
+SCHEMA = schemathesis.openapi.from_path(FILE)
+DESCRIBED = SCHEMA.raw_schema
 ENDLESS = {"events"}
 EXAMPLES = 8
 
@@ -138,7 +138,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert [one for one in logs if one["log_level"] == "error"] == []
 
 
-SCHEMA = schemathesis.openapi.from_path(FILE)
 OPERATIONS = {
     operation.definition.raw["operationId"]: operation
     for operation in (result.ok() for result in SCHEMA.get_all_operations())

@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from syncd.api.connections import Limits
-from tests.api.world import World, daemon, loopback, over_tcp, over_unix
+from tests.api.world import World, daemon, over_tcp, over_unix
 from tests.support.models import synthetic_model
 from tests.support.registry import ScriptedRegistry
+from tests.support.registry.scripted import ModelHandle
 
 HASTY = Limits(connections=8, head=0.4, idle=0.6, body=0.4, unread=0.4, sweep_every=0.05)
 
@@ -132,7 +134,15 @@ async def test_clients_that_vanish_in_mid_stream_do_not_stop_the_pull(
 ) -> None:
     model = registry.add(synthetic_model(weights_bytes=24 << 20))
     registry.throttle(16 << 20)
-    async with daemon(tmp_path, door=loopback("t")) as world:
+    with capture_logs() as logs:
+        await vanish_three_times(tmp_path, model)
+    assert registry.bytes_served(model.weights) == model.weights_size
+    assert [one["status"] for one in logs if one["event"] == "http.request"] == [499, 499, 499, 200]
+    assert {one["log_level"] for one in logs} == {"info"}
+
+
+async def vanish_three_times(tmp_path: Path, model: ModelHandle) -> None:
+    async with daemon(tmp_path) as world:
         for _ in range(3):
             async with over_unix(world) as client, client.post("/syncd/v1/pull", json={"name": model.name}) as response:
                 assert json.loads(await response.content.readline())["event"] == "attached"
@@ -143,4 +153,3 @@ async def test_clients_that_vanish_in_mid_stream_do_not_stop_the_pull(
             assert await r.json() == {"status": "success"}
         jobs = world.service.board.jobs()
     assert len(jobs) == 1
-    assert registry.bytes_served(model.weights) == model.weights_size

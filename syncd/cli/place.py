@@ -116,7 +116,7 @@ def refused(socket: Path) -> NotAuthorisedError:
     """The error that this user may not speak to whoever listens at ``socket``."""
     return NotAuthorisedError(
         f"{socket}: this user may not speak to the daemon",
-        hint=f"run it as root, or as a user of the group {_group(socket)}; the daemon is never worked around",
+        hint=f"run it as root, or as a user of the group {_group(socket)}; SYNCD_SOCKET names another socket",
     )
 
 

@@ -159,7 +159,7 @@ def gone(path: Path) -> DaemonGoneError:
     """The error that an answer broke off."""
     return DaemonGoneError(
         f"the daemon at {path} went away",
-        hint="when it is back, it resumes the pulls that the settings want; 'syncd status' shows what is",
+        hint="'syncd status' shows whether it is back; its log may say why it went",
     )
 
 

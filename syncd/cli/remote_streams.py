@@ -9,11 +9,21 @@ import aiohttp
 import msgspec
 
 from syncd.aio import in_thread
-from syncd.cli.remote import ANSWER_SECONDS, GREETING_SECONDS, MAX_BODY, decoded, failure, gone, greet, unintelligible
+from syncd.cli.remote import (
+    ANSWER_SECONDS,
+    GREETING_SECONDS,
+    MAX_BODY,
+    decoded,
+    failure,
+    gone,
+    greet,
+    unintelligible,
+)
 
 MAX_LINE = 16 * 2**20
 SILENCE_SECONDS = 30.0
 """After these the daemon is asked whether it is still there: a pull that waits has nothing to tell."""
+_ATTEMPTS = 5
 _CHUNK = 2**16
 _OK = 200
 
@@ -83,12 +93,7 @@ async def _posted(
 ) -> aiohttp.ClientResponse:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            answer = await session.post(
-                f"http://localhost{target}",
-                data=msgspec.json.encode(asked),
-                headers={"Content-Type": "application/json"},
-                allow_redirects=False,
-            )
+            answer = await _sent(session, path, target, msgspec.json.encode(asked))
             if answer.status == _OK:
                 return answer
             try:
@@ -98,6 +103,24 @@ async def _posted(
     except (aiohttp.ClientError, OSError, ValueError) as error:  # OSError: TimeoutError too
         raise gone(path) from error
     raise failure(path, target, answer.status, content)
+
+
+async def _sent(session: aiohttp.ClientSession, path: Path, target: str, body: bytes) -> aiohttp.ClientResponse:
+    """The answer's beginning. Asking twice does no harm: it is joining what runs."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return await session.post(
+                f"http://localhost{target}",
+                data=body,
+                headers={"Content-Type": "application/json"},
+                allow_redirects=False,
+            )
+        except aiohttp.ClientConnectionError:
+            # asyncio takes a full queue, where connect(2) on a unix socket says EAGAIN, for a connection: a greeting
+            # waits for its turn.
+            if attempt + 1 == _ATTEMPTS or await in_thread(greet, path) is None:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 async def _bounded(answer: aiohttp.ClientResponse) -> bytes:

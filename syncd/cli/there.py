@@ -13,7 +13,7 @@ from syncd.api import v1
 from syncd.api.catalogue import Listing, Shown
 from syncd.api.events import Collected, Failed, FaultFound, Removed, Verified, Verifying
 from syncd.cli.place import Limits, Watch
-from syncd.cli.remote import WORK_SECONDS, Client, greet, owns, unintelligible
+from syncd.cli.remote import WORK_SECONDS, Client, DaemonGoneError, greet, owns, unintelligible
 from syncd.cli.render import PullView
 from syncd.cli.session import Session
 from syncd.errors import ExitCode, NotFoundError, SyncdError, UsageError
@@ -119,6 +119,13 @@ class There:
         return code
 
     async def _pull(self, reference: Reference, show: Callable[[PullProgress], None]) -> PullOutcome:
+        try:
+            return await self._follow(reference, show)
+        except DaemonGoneError as error:
+            hint = f"it resumes the pull when it is back; 'syncd pull {reference}' or 'syncd status' shows it then"
+            raise DaemonGoneError(error.message, hint=hint) from error
+
+    async def _follow(self, reference: Reference, show: Callable[[PullProgress], None]) -> PullOutcome:
         from syncd.cli.remote_streams import following  # noqa: PLC0415 - see verify
 
         kinds: Kinds = {"update": v1.PullUpdate, "ended": v1.PullEnded, "failed": v1.PullFailed, "error": Failed}

@@ -1,5 +1,6 @@
 """The command as a client of a daemon that is well, hostile, broken, hung, foreign or gone; on a real socket."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,13 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from syncd.cli import main, place, remote
-from syncd.cli.remote_streams import LineSplitter
+from syncd.cli.remote_streams import LineSplitter, following
 from syncd.errors import NotAuthorisedError
 from tests.pull.world import ROOT, as_root
 from tests.support.scripted_daemon import ScriptedDaemon, info
@@ -392,7 +395,7 @@ def test_a_stream_that_breaks_off_says_that_the_daemon_went_away(
     daemon.streams(PULL, ATTACHED, UPDATE, b'{"event":"ended"', ends=ends)
     code, shown, errors = syncd("pull", "-q", "mistral:7b")
     assert (code, shown) == (1, "")
-    assert errors.startswith(f"error: mistral:7b: the daemon at {syncd.socket} went away\nhint: when it is back, ")
+    assert errors.startswith(f"error: mistral:7b: the daemon at {syncd.socket} went away\nhint: it resumes the pull ")
     assert "'syncd status'" in errors
 
 
@@ -415,6 +418,36 @@ def test_a_line_that_no_daemon_would_say_is_an_error(syncd: Command, daemon: Scr
     code, _, errors = syncd("pull", "-q", "mistral:7b")
     assert code == 1
     assert "does not speak as a syncd daemon does" in errors
+
+
+async def test_a_queue_that_is_full_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "syncd.sock"
+    whole = b"HTTP/1.1 200 OK\r\n\r\n"
+    said, greeting = whole + b'{"event":"verified"}\n', whole + json.dumps(info(tmp_path)).encode()
+
+    class Said(msgspec.Struct):
+        event: str
+
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
+        busy.bind(str(path))
+        busy.listen(0)
+        first.connect(str(path))
+
+        def serve() -> None:
+            time.sleep(0.3)
+            asked = b""
+            while VERIFY.encode() not in asked:
+                connection, _ = busy.accept()
+                with connection:
+                    connection.settimeout(0.2)  # the one that fills the queue asks nothing
+                    with suppress(TimeoutError):
+                        asked = connection.recv(4096)
+                        connection.sendall(said if VERIFY.encode() in asked else greeting)
+
+        serving = asyncio.get_running_loop().run_in_executor(None, serve)
+        async with following(path, VERIFY, Said("go"), {"verified": Said}) as lines:
+            assert await anext(lines) == Said("verified")
+        await serving
 
 
 def test_a_line_without_end_is_cut() -> None:

@@ -233,3 +233,37 @@ async def test_a_head_that_is_too_large_is_refused(tmp_path: Path, head: bytes) 
         writer.close()
         await writer.wait_closed()
     assert answer.split()[1] == b"400"
+
+
+ODD = {
+    "an upgrade": b"GET /api/ps HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "an expectation": b"POST /api/show HTTP/1.1\r\nHost: x\r\nExpect: miracles\r\nContent-Length: 0\r\n\r\n",
+    "a tunnel": b"CONNECT evil.example:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a trace": b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a whole URL": b"GET http://evil.example/api/ps HTTP/1.1\r\nHost: x\r\n\r\n",
+    "two lengths": b"POST /api/show HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "length and chunks": b"POST /api/show HTTP/1.1\r\nHost: x\r\n"
+    b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\na",
+    "a broken chunk": b"POST /api/show HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a path upwards": b"GET /syncd/v1/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a folded head": b"GET /api/ps HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n",
+    "the first HTTP": b"GET /api/ps HTTP/1.0\r\n\r\n",
+    "no host": b"GET /api/ps HTTP/1.1\r\n\r\n",
+    "many at once": b"GET /api/ps HTTP/1.1\r\nHost: x\r\n\r\n" * 200,
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+async def test_odd_requests_are_answered_without_a_crash(tmp_path: Path, what: str) -> None:
+    with capture_logs() as logs:
+        async with daemon(tmp_path) as world:
+            reader, writer = await asyncio.open_unix_connection(world.socket)
+            writer.write(ODD[what])
+            answer = await asyncio.wait_for(reader.readline(), 5)
+            async with over_unix(world) as client, client.get("/api/version") as response:
+                assert response.status == 200
+            writer.close()
+            await writer.wait_closed()
+    assert answer.split()[1] in {b"200", b"400", b"404", b"405", b"417"}
+    assert [one for one in logs if one["log_level"] not in {"info", "debug"}] == []

@@ -11,8 +11,9 @@ from syncd.daemon.desired import Action, Check, Moment, Pull, Restore, interval
 from syncd.daemon.followed import Followed, Times
 from syncd.errors import CancelledByRemovalError, SyncdError
 from syncd.jobs.board import Board, Job, JobState, JobView
+from syncd.jobs.progress import Phase
 from syncd.jobs.restore import Restoration, restore
-from syncd.oci.name import Reference
+from syncd.oci.name import ModelName, Reference
 from syncd.registry.client import FetchedManifest
 from syncd.store.root import Store
 
@@ -97,7 +98,7 @@ class Acts:
         name, pin = model.wish.reference.name, model.wish.pin
         was = model.seen
         try:
-            result = await restore(self._store, name, pin)
+            result = await restore(self._store, name, pin, beneath=self._fetches(name))
         except SyncdError as error:
             log.warning("model.not_restored", name=str(name), error=error.message)
             model.standing = model.standing.not_restored(error.message, self._times.now())
@@ -114,6 +115,11 @@ class Acts:
                 model.standing = replace(model.standing, restore_at=moment.now + _SOON)
             case Restoration.INTACT:
                 pass
+
+    def _fetches(self, name: ModelName) -> bool:
+        """Whether a pull of this process is past getting the name's lock, and not yet at publishing."""
+        moments = [job.view.progress for job in self._board.running(name)]
+        return any(progress is not None and progress.phase is Phase.FETCHING for progress in moments)
 
     def _failed(self, model: Followed, error: SyncdError) -> None:
         moment = self._times.now()

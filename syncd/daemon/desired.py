@@ -232,7 +232,9 @@ Action = Look | Restore | Check | Pull | Announce | Wait
 def decide(wish: Wish, seen: Seen | None, standing: Standing, moment: Moment, *, pulled: bool) -> Action:
     """The next step. ``pulled``: a pull of the name runs."""
     if pulled:
-        return Wait(moment.now + LOOK_SECONDS, State.PULLING)
+        # What serves until the update is whole is put back meanwhile.
+        mended = None if seen is None or seen.intact(wish.pin) else _mend(wish, seen, standing, moment)
+        return mended if isinstance(mended, Restore) else Wait(moment.now + LOOK_SECONDS, State.PULLING)
     if seen is None:
         return Look()
     if not seen.intact(wish.pin):

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from syncd.daemon.desired import Action, Moment, Seen, Standing, State, Wait, Wish, decide
 from syncd.daemon.settings import ModelSettings
@@ -36,9 +36,10 @@ class Times:
 
 @dataclass(slots=True, eq=False)
 class Followed:
-    """``wanted``: the settings still name it. ``doing``: a task is at it. ``saved``: the standing that the memory has.
+    """``wanted``: the settings still name it. ``doing``: what tasks are at.
 
-    ``published``: what the reconcile itself published last. ``blobs``: what it should consist of.
+    ``saved``: the standing that the memory has. ``published``: what the reconcile itself published last. ``blobs``:
+    what the model should consist of.
     """
 
     wish: Wish
@@ -48,7 +49,7 @@ class Followed:
     seen: Seen | None = None
     blobs: frozenset[Digest] = frozenset()
     wanted: bool = True
-    doing: bool = False
+    doing: set[type[Action]] = field(default_factory=set)
 
     def next(self, moment: Moment, *, pulled: bool) -> Action:
         """What to do."""

@@ -25,17 +25,16 @@ from syncd.daemon.desired import (
     Seen,
     Standing,
     Wait,
-    hold_seconds,
     interval,
 )
 from syncd.daemon.followed import Followed, Times, wish_of
+from syncd.daemon.leavings import Leavings
 from syncd.daemon.memory import Memory, ModelMemory, recall, recall_digest, remembered
 from syncd.daemon.settings import Loaded, ModelSettings
 from syncd.daemon.watch import Touched, watch
 from syncd.daemon.words import describe
 from syncd.errors import SyncdError
 from syncd.jobs.board import Board, JobState, JobView
-from syncd.jobs.remove import remove_if
 from syncd.jobs.restore import Condition, examine
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName, Reference
@@ -86,7 +85,7 @@ class Reconcile:
         self._on_touch = on_touch
         self._times = times or Times()
         self._acts = Acts(store, board, chronicle, resolve=resolve, times=self._times)
-        self._born = self._times.monotonic()
+        self._leavings = Leavings(store, board, memory, chronicle, times=self._times)
         self._stirred = asyncio.Event()
         self._models: dict[str, Followed] = {}
         self._to_look: set[str] = set()
@@ -152,8 +151,9 @@ class Reconcile:
             self._next_round = moment.now + LOOK_SECONDS
             self._to_look |= self._models.keys()
         await self._look()
-        wake = min(self._next_round, self._begin(group), self._resume())
-        await self._prune()
+        wake = min(self._next_round, self._begin(group), self._leavings.resume(self._models))
+        if self._settings.current.settings.prune:
+            await self._leavings.prune(self._models)
         await self._save()
         return wake
 
@@ -170,14 +170,12 @@ class Reconcile:
                 model.seen = Seen(broken=found.message)
 
     def _begin(self, group: asyncio.TaskGroup) -> float:
-        held = {left.reference.name.folded: left.deaths for left in self._memory.jobs.left_behind()}
+        held = self._leavings.held()
         wake = float("inf")
         for folded, model in self._models.items():
-            until = self._born + hold_seconds(held[folded]) if folded in held else 0.0
-            if model.standing.held_until != until:
+            if model.standing.held_until != (until := held.get(folded, 0.0)):
                 model.standing = replace(model.standing, held_until=until)
-            if not model.doing:
-                wake = min(wake, self._begin_one(group, folded, model))
+            wake = min(wake, self._begin_one(group, folded, model))
         return wake
 
     def _begin_one(self, group: asyncio.TaskGroup, folded: str, model: Followed) -> float:
@@ -196,7 +194,10 @@ class Reconcile:
                 return 0.0
             case Announce():
                 return 0.0
-        model.doing = True
+        # Beside a pull, which may take hours, something may have to be put back.
+        if model.doing and (type(action) in model.doing or not isinstance(action, Restore)):
+            return float("inf")
+        model.doing.add(type(action))
         group.create_task(self._do(folded, model, action), name=f"{type(action).__name__.lower()} {name}")
         return float("inf")
 
@@ -204,47 +205,11 @@ class Reconcile:
         try:
             await self._acts.do(model, action)
         finally:
-            model.doing = False
+            model.doing.discard(type(action))
             if not model.wanted:
                 self._keep_only_whose(model)
             self._to_look.add(folded)
             self._stirred.set()
-
-    def _resume(self) -> float:
-        """Begin again what others had asked the last daemon for when it died; when the next of it is to be begun."""
-        wake = float("inf")
-        for left in self._memory.jobs.left_behind():
-            name = left.reference.name
-            if name.folded in self._models or self._board.running(name):
-                continue
-            at = self._born + hold_seconds(left.deaths)
-            if self._times.monotonic() < at:
-                wake = min(wake, at)
-                continue
-            log.info("job.resumed", name=str(left.reference), deaths=left.deaths)
-            try:
-                self._board.pull(left.reference, asked_by=left.asked_by)
-            except SyncdError as error:
-                log.warning("job.not_resumed", name=str(left.reference), error=error.message)
-        return wake
-
-    async def _prune(self) -> None:
-        """Take away what the reconcile published and the settings do not name any more, if they say so."""
-        if not self._settings.current.settings.prune:
-            return
-        for name in self._memory.names():
-            published = recall_digest(self._memory.of(name).published)
-            if name.folded in self._models or published is None or self._board.running(name):
-                continue
-            try:
-                removed = await remove_if(self._store, name, published, now=self._times.wall())
-            except SyncdError as error:
-                log.warning("model.not_pruned", name=str(name), error=error.message)
-                continue
-            self._memory.forget(name)
-            if removed is not None:
-                log.info("model.pruned", name=str(name), digest=str(published))
-                self._chronicle.tell("model.removed", name=str(name), detail=ASKED_BY)
 
     async def _save(self) -> None:
         moment = self._times.now()

@@ -5,6 +5,7 @@ same locks, the same lease, the same order of publishing.
 """
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -91,12 +92,16 @@ def examine(store: Store, name: ModelName, pin: Digest | None) -> Condition:
     return Condition(expected, digest, broken, gone, blobs, size=judged.size if judged else 0)
 
 
-async def restore(store: Store, name: ModelName, pin: Digest | None) -> Restoration:
-    """Put back what was last published under ``name``, or its ``pin``. Raise ``SyncdError`` where the store fails."""
-    lock = store.locks.try_name(name)
-    if lock is None:
+async def restore(store: Store, name: ModelName, pin: Digest | None, *, beneath: bool = False) -> Restoration:
+    """Put back what was last published under ``name``, or its ``pin``. Raise ``SyncdError`` where the store fails.
+
+    ``beneath``: a pull of this process holds the name's lock, and brings blobs in that have still a long way to go. It
+    publishes only over what it saw when it began, which is what is put back here, so neither takes the other's away.
+    """
+    lock = None if beneath else store.locks.try_name(name)
+    if lock is None and not beneath:
         return Restoration.BUSY
-    with lock:
+    with lock or nullcontext():
         try:
             return await _Restore(store, name, pin).run()
         except BytesGoneError as error:
@@ -176,10 +181,11 @@ def _under_the_tag(store: Store, name: ModelName) -> tuple[Digest | None, Manife
 def _expected(store: Store, name: ModelName, pin: Digest | None, there: Digest | None) -> Expected | None:
     history = store.models.history(name)
     if there is not None and (not history or history[0].manifest.digest != there) and pin in {None, there}:
-        # Published by a process that died before it could note it: its lease has the manifest.
+        # Published by a pull that has not noted it yet, or died before it could: its lease has the manifest.
         for lease in store.leases.all(time.time()):
             if lease.name == name and lease.manifest.digest == there:
                 return Expected(lease.manifest, "a pull that was cut off", noted=False)
+        history = store.models.history(name)  # it may have let go of its lease just now, and then it is noted
     for index, entry in enumerate(history):
         if pin is None or entry.manifest.digest == pin:
             return Expected(entry.manifest, entry.origin, noted=index == 0)

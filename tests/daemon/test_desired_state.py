@@ -227,6 +227,32 @@ async def test_a_whole_folder_that_vanishes_comes_back(
     assert not registry.requests
 
 
+async def test_the_old_version_is_put_back_while_the_new_one_is_fetched(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
+) -> None:
+    async with daemon(store_path, model(mistral.name)) as world:
+        await world.becomes(mistral.name, "published")
+        newer = updated(registry)
+        slow = registry.throttle(MIB / 20, digest=newer.weights)
+        world.forward(7 * HOUR)
+        await world.until(lambda: world.shown(mistral.name).done > 0 and world.board.running(model_name(mistral.name)))
+
+        tag_file(store_path, mistral.name).unlink()
+        await restored(world, mistral.name, mistral.digest)
+        (store_path / "blobs" / blob_file(mistral.weights)).unlink()
+        await restored(world, mistral.name, mistral.digest)
+        assert world.shown(mistral.name).state == "pulling"
+
+        slow.lift()
+        registry.drop_connections()
+        await world.until(lambda: world.shown(mistral.name).digest == newer.digest)
+        await world.quiet()
+        (job, *_) = world.board.jobs()
+        assert job.view.state is JobState.DONE
+    assert assert_store_whole(store_path) == {mistral.name: newer.digest}
+    assert registry.bytes_served(newer.weights) < 2 * newer.weights_size
+
+
 async def test_what_was_deleted_while_no_daemon_ran_is_put_back(
     registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
 ) -> None:

@@ -63,6 +63,12 @@ def test_nothing_is_done_while_a_pull_runs() -> None:
     assert action.state is State.PULLING
 
 
+def test_the_old_version_is_put_back_while_the_new_one_is_pulled() -> None:
+    damage = Seen(expected=OLD, restorable=True)
+
+    assert decide(FOLLOWED, damage, OUTDATED, NOW, pulled=True) == Restore()
+
+
 def test_the_first_pull_is_made_at_once_whatever_the_window() -> None:
     wish = replace(FOLLOWED, window=NIGHT, apply="notify")
 

@@ -9,7 +9,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # xdist's workers: the crash tests are bound by the processor, so one for each.
-# A machine can be booted once at a time, so the tests of one group (systemd) go to one worker.
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
@@ -41,7 +40,7 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 test: setup lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -5,9 +5,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.docker_registry import BINARY, DockerRegistry
 from tests.support.registry import ScriptedRegistry
+
+
+class OneMachine(LoadScopeScheduling):
+    """Tests go to whichever of xdist's workers is free; those that share the booted machine go to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _MACHINES if nodeid.startswith(_MACHINES) else nodeid
+
+
+_MACHINES = "tests/systemd/"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneMachine:
+    # Not xdist's own groups: xdist 3.8 does not see them under pytest 9.
+    return OneMachine(config, log)
 
 
 @pytest.fixture

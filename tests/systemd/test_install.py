@@ -9,7 +9,7 @@ import pytest
 from tests.systemd.conftest import CHECKOUT, make
 from tests.systemd.machine import DEBIAN_PYTHON, needs_booted_systemd
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 _MINE = "# mine\n"
 

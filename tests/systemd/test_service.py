@@ -17,7 +17,7 @@ from tests.systemd.machine import Machine, eventually
 from tests.systemd.service import SOCKET, STORE, UNIT, Service
 
 # Making the tree takes a minute, once.
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 _CHUNK = 16 * MIB
 _UNITS = Path(__file__).parents[2] / "systemd"

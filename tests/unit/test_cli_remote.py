@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from syncd.cli import main, place, remote
 from syncd.cli.remote_streams import LineSplitter, following
@@ -418,6 +421,15 @@ def test_a_line_that_no_daemon_would_say_is_an_error(syncd: Command, daemon: Scr
     code, _, errors = syncd("pull", "-q", "mistral:7b")
     assert code == 1
     assert "does not speak as a syncd daemon does" in errors
+
+
+@given(lines=st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")), max_size=8), data=st.data())
+def test_lines_are_the_same_wherever_the_network_cuts_them(lines: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(line + b"\n" for line in lines)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
+    splitter = LineSplitter(20)
+    pieces = [whole[start:end] for start, end in pairwise([0, *cuts, len(whole)])]
+    assert [line for piece in pieces for line in splitter.feed(piece)] == lines
 
 
 async def test_a_queue_that_is_full_is_waited_for(tmp_path: Path) -> None:

@@ -63,6 +63,13 @@ class Service:
         path.write_text(textwrap.dedent(text))
         self.machine.run("systemctl", "daemon-reload")
 
+    def credential(self, name: str, content: str) -> None:
+        """Put a secret where systemd looks for it."""
+        path = self.machine.path(f"/etc/credstore/{name}")
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.touch(0o600)
+        path.write_text(content)
+
     def start(self) -> None:
         """``systemctl start``: returns when the unit is active, and fails if it can't be."""
         self.machine.run("systemctl", "start", UNIT)

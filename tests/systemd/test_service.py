@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.support.models import MIB, synthetic_model
 from tests.support.oracle import assert_store_whole
@@ -19,6 +21,7 @@ from tests.systemd.service import SOCKET, STORE, UNIT, Service
 # Making the tree takes a minute, once.
 pytestmark = pytest.mark.timeout(400)
 
+_CREDENTIALS = "/run/credentials/syncd.service"
 _CHUNK = 16 * MIB
 _UNITS = Path(__file__).parents[2] / "systemd"
 
@@ -215,20 +218,41 @@ def test_a_second_daemon_is_tried_again_until_the_first_has_gone(service: Servic
     service.until("ActiveState", "active")
 
 
-def test_a_key_in_the_credential_store_reaches_it_and_no_other_user(service: Service) -> None:
-    key = service.machine.path("/etc/credstore/syncd.ollama_key")
-    key.parent.mkdir(mode=0o700)
-    key.touch(0o600)
-    key.write_text("a canary\n")
+def test_ollamas_key_in_the_credential_store_opens_private_models(service: Service, registry: ScriptedRegistry) -> None:
+    model = registry.add(synthetic_model(weights_bytes=MIB))
+    made = Ed25519PrivateKey.generate()
+    registry.require_token(keys=(made.public_key().public_bytes_raw(),))
+    service.credential(
+        "syncd.ollama_key", made.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    )
+    service.configure(model)
 
     service.start()
 
-    inside = "/run/credentials/syncd.service/ollama_key"
-    assert (
-        service.machine.run("setpriv", "--reuid=syncd", "--regid=syncd", "--clear-groups", "cat", inside) == "a canary"
-    )
+    service.until_it_has(model)
+
+
+def test_a_password_in_the_credential_store_opens_a_registry(service: Service, registry: ScriptedRegistry) -> None:
+    model = registry.add(synthetic_model(weights_bytes=MIB))
+    registry.require_basic("reader", "canary")
+    service.credential("syncd.registry_password", "canary\n")
+    table = f'[registries."{registry.host}"]\nusername = "reader"\npassword_file = "{_CREDENTIALS}/registry_password"'
+    service.configure(model, more=table)
+
+    service.start()
+
+    service.until_it_has(model)
+    assert "canary" not in service.journal()
+
+
+def test_a_credential_is_open_to_the_service_alone(service: Service) -> None:
+    service.credential("syncd.control_token", "canary\n")
+    service.start()
+
     nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
-    assert "Permission denied" in service.machine.run(*nobody, "cat", inside, check=False)
+    said = service.machine.run(*nobody, "cat", f"{_CREDENTIALS}/control_token", check=False)
+
+    assert "Permission denied" in said
 
 
 @pytest.fixture

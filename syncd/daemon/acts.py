@@ -16,6 +16,7 @@ from syncd.jobs.restore import Restoration, restore
 from syncd.oci.name import ModelName, Reference
 from syncd.registry.client import FetchedManifest
 from syncd.store.root import Store
+from syncd.text import printable
 
 log = structlog.get_logger()
 
@@ -108,7 +109,7 @@ class Acts:
             case Restoration.RESTORED:
                 model.standing = model.standing.restored(moment)
                 why = (was and was.broken) or ("removed" if was and was.digest is None else "replaced")
-                self._chronicle.tell("model.restored", name=str(name), detail=why)
+                self._chronicle.tell("model.restored", name=str(name), detail=printable(why))
             case Restoration.GONE:
                 model.standing = replace(model.standing, gone=pin or (was.expected if was else None))
             case Restoration.BUSY:

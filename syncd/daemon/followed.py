@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from syncd.daemon.desired import Action, Moment, Seen, Standing, State, Wait, Wish, decide
 from syncd.daemon.settings import ModelSettings
@@ -68,6 +68,8 @@ class Followed:
             noted=found.expected is None or found.expected.noted,
             size=found.size,
         )
+        if self.standing.gone is not None and self.seen.intact(self.wish.pin):
+            self.standing = replace(self.standing, gone=None)
 
 
 def wish_of(model: ModelSettings) -> Wish:

@@ -87,6 +87,7 @@ class Reconcile:
         self._acts = Acts(store, board, chronicle, resolve=resolve, times=self._times)
         self._leavings = Leavings(store, board, memory, chronicle, times=self._times)
         self._stirred = asyncio.Event()
+        self._unsaved = asyncio.Event()
         self._models: dict[str, Followed] = {}
         self._to_look: set[str] = set()
         self._next_round = 0.0
@@ -131,6 +132,7 @@ class Reconcile:
         async with asyncio.TaskGroup() as group:
             group.create_task(watch(self._store.path, self._touched), name="watch the store")
             group.create_task(self._follow_settings(), name="follow the settings")
+            group.create_task(self._save(), name="save the memory")
             while True:
                 self._stirred.clear()
                 wake = await self._pass(group)
@@ -154,7 +156,7 @@ class Reconcile:
         wake = min(self._next_round, self._begin(group), self._leavings.resume(self._models))
         if self._settings.current.settings.prune:
             await self._leavings.prune(self._models)
-        await self._save()
+        self._note()
         return wake
 
     async def _look(self) -> None:
@@ -211,17 +213,32 @@ class Reconcile:
             self._to_look.add(folded)
             self._stirred.set()
 
-    async def _save(self) -> None:
+    def _note(self) -> None:
         moment = self._times.now()
         for model in self._models.values():
             if model.saved is not model.standing:
                 model.saved = model.standing
                 self._memory.put(model.wish.reference.name, remembered(model.standing, model.published, moment))
         if self._memory.changed:
-            try:
-                await in_thread(self._memory.save, self._memory.snapshot())
-            except SyncdError as error:
-                log.warning("memory.not_saved", error=error.message)
+            self._unsaved.set()
+
+    async def _save(self) -> None:
+        """Beside the passes: a busy disk may take seconds to make a file durable."""
+        try:
+            while True:
+                await self._unsaved.wait()
+                self._unsaved.clear()
+                await self._save_once()
+        finally:
+            self._note()
+            if self._memory.changed:
+                await self._save_once()
+
+    async def _save_once(self) -> None:
+        try:
+            await in_thread(self._memory.save, self._memory.snapshot())
+        except SyncdError as error:
+            log.warning("memory.not_saved", error=error.message)
 
     # What happens
 

@@ -17,6 +17,7 @@ from syncd.store.models import BrokenModel, StoredModel
 from syncd.store.root import Store
 
 _NEAREST = 3
+_SHORT_WAIT = 1.0  # seconds that nobody is kept waiting longer for what can be done later
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,14 @@ async def remove_if(store: Store, name: ModelName, digest: Digest, *, now: float
     lock = store.locks.try_name(name)
     if lock is None:
         raise BusyError(f"{name} is being pulled or removed", hint="run it again")
-    with lock, await store.locks.references(shared=False) as references:
-        return await in_thread(_take_away_if, store, name, digest, now, references)
+    with lock:
+        try:
+            async with asyncio.timeout(_SHORT_WAIT):
+                references = await store.locks.references(shared=False)
+        except TimeoutError as error:
+            raise BusyError(f"{store.path}: other processes change it without a pause", hint="run it again") from error
+        with references:
+            return await in_thread(_take_away_if, store, name, digest, now, references)
 
 
 def _take_away_if(store: Store, name: ModelName, digest: Digest, now: float, references: Lock) -> Removal | None:

@@ -137,6 +137,24 @@ async def test_a_pin_is_pulled_once_and_never_replaced(
         await world.until(lambda: found(world) == {mistral.name: mistral.digest})
 
 
+async def test_a_pin_that_is_set_later_takes_the_model_back(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
+) -> None:
+    async with daemon(store_path, model(mistral.name)) as world:
+        await world.becomes(mistral.name, "published")
+        newer = updated(registry)
+        world.forward(7 * HOUR)
+        await world.until(lambda: world.shown(mistral.name).digest == newer.digest)
+        await world.becomes(mistral.name, "published")
+        registry.forget_requests()
+
+        world.settings.put(model(f"{mistral.name}@{mistral.digest}"))
+
+        await world.until(lambda: found(world) == {mistral.name: mistral.digest})
+        await world.becomes(mistral.name, "published")
+    assert not registry.requests
+
+
 async def test_a_model_that_somebody_else_brought_is_taken_over_without_fetching_it(
     registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
 ) -> None:

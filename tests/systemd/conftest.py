@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.machine import DEBIAN_PYTHON, Machine, debian_tree, needs_booted_systemd
+from tests.systemd.machine import DEBIAN_PYTHON, Machine, debian_tree, needs_booted_systemd, needs_debians_python
 from tests.systemd.service import Service
 
 CHECKOUT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def installed() -> Iterator[Path]:
     """A folder that stands for / after `make install`. Not pytest's own: that one is closed to other users."""
-    needs_booted_systemd()
+    needs_debians_python()
     with tempfile.TemporaryDirectory(prefix="syncd-installed-") as name:
         root = Path(name)
         root.chmod(0o755)
@@ -27,7 +27,13 @@ def installed() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def machine(installed: Path) -> Iterator[Machine]:
+def bootable() -> None:
+    """Asked for first: where nothing can be booted, nothing is installed for it."""
+    needs_booted_systemd()
+
+
+@pytest.fixture(scope="session")
+def machine(bootable: None, installed: Path) -> Iterator[Machine]:  # noqa: ARG001 - for its order
     """A booted system in which what was installed is found where it belongs."""
     with tempfile.TemporaryDirectory(prefix="syncd-machine-") as name, debian_tree() as tree:
         outside = Path(name)

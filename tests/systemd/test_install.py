@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.systemd.conftest import CHECKOUT, make
-from tests.systemd.machine import DEBIAN_PYTHON, needs_booted_systemd
+from tests.systemd.machine import DEBIAN_PYTHON, needs_debians_python
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -25,7 +25,7 @@ def copy(installed: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree in which syncd is installed under another prefix, and settings were there before."""
-    needs_booted_systemd()
+    needs_debians_python()
     root = tmp_path_factory.mktemp("elsewhere")
     (root / "etc/syncd").mkdir(parents=True)
     (root / "etc/syncd/syncd.toml").write_text(_MINE)

@@ -21,7 +21,7 @@ setup: system $(VENV)/.installed
 
 # Programs that tests and demo run for real. Missing ones fail the tests in CI and are skipped, loudly, elsewhere.
 system:
-	@.ci/system-packages docker-registry strace e2fsprogs mount systemd systemd-container debootstrap python3-venv
+	@.ci/system-packages docker-registry strace e2fsprogs mount systemd systemd-container debootstrap python3-venv prometheus
 
 $(VENV)/.installed: pyproject.toml
 	@.ci/system-packages python3-venv

@@ -2,20 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from syncd.aio import entered, in_thread, only_error
-from syncd.download.fetch import Fetcher
 from syncd.errors import BusyError, CancelledByRemovalError, InvalidNameError, SyncdError
-from syncd.jobs.blobs import POLL, PullBlobs
+from syncd.jobs.blobs import POLL, PullBlobs, Supply
 from syncd.jobs.progress import Phase, PullOutcome, PullProgress
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName, Reference, case_conflict
-from syncd.registry.client import FetchedManifest, RegistryClient
+from syncd.registry.client import FetchedManifest
 from syncd.store.leases import Lease
 from syncd.store.models import TagMovedError
 from syncd.store.root import Store
@@ -24,16 +24,35 @@ log = structlog.get_logger()
 
 _REPORT_EVERY = 0.1  # seconds
 _TRIES = 3  # how often a tag may move under one pull
+_PREPARE_SECONDS = 15.0  # for whoever prepares a publication: what is whole waits no longer for that
+
+BeforePublish = Callable[[ModelName, Manifest | None, Manifest], Awaitable[None]]
+"""Hears of a publication right before it: the name, what is published there now, and what will be."""
+
+
+async def _prepare_nothing(_name: ModelName, _old: Manifest | None, _new: Manifest) -> None:
+    """Nobody has to know beforehand."""
+
+
+class ManifestSource(Protocol):
+    """Where manifests come from: ``registry.client.RegistryClient``, or another store of this host."""
+
+    async def manifest(self, reference: Reference) -> FetchedManifest:
+        """What ``reference`` means there now. Raise ``SyncdError``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullMeans:
-    """What a pull works with. ``floor``: bytes of free space that it leaves to others."""
+    """What a pull works with. ``floor``: bytes of free space that it leaves to others.
+
+    ``before_publish``: gets so many seconds and no more, and what it raises stops no pull.
+    """
 
     store: Store
-    registry: RegistryClient
-    fetcher: Fetcher
+    registry: ManifestSource
+    fetcher: Supply
     floor: int
+    before_publish: BeforePublish = _prepare_nothing
 
 
 async def pull(reference: Reference, means: PullMeans, report: Callable[[PullProgress], None]) -> PullOutcome:
@@ -178,11 +197,27 @@ class _Pull:
         await self._blobs.bring(manifest.blobs, lease)
         await self._blobs.bring_again(manifest, lease)
         self._enter(Phase.PUBLISHING)
+        await self._prepare(manifest)
         with await self._store.locks.references(shared=True) as held:
             await in_thread(self._store.models.publish, self._name, manifest, expected=seen, held=held)
         await self._blobs.bring_again(manifest, lease)
         await in_thread(self._store.models.remember, self._name, manifest, found.source, time.time())
         self._log.info("pull.published", digest=str(manifest.digest), origin=found.source)
+
+    async def _prepare(self, manifest: Manifest) -> None:
+        try:
+            async with asyncio.timeout(_PREPARE_SECONDS):
+                await self._means.before_publish(self._name, await in_thread(self._published), manifest)
+        except (SyncdError, TimeoutError) as error:
+            self._log.warning("pull.unprepared", error=str(error) or "it took too long")
+        except Exception:  # a bug of whoever prepares is no reason to withhold what is whole
+            self._log.exception("pull.unprepared")
+
+    def _published(self) -> Manifest | None:
+        try:
+            return self._store.models.read(self._name)
+        except SyncdError:
+            return None  # what lies there is no manifest: nobody can have loaded it
 
     def _vouch_for(self, found: FetchedManifest) -> None:
         """Note what lies under the tag as published, if somebody else brought it, or took it back to where it was."""

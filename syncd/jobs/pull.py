@@ -211,7 +211,7 @@ class _Pull:
         except (SyncdError, TimeoutError) as error:
             self._log.warning("pull.unprepared", error=str(error) or "it took too long")
         except Exception:  # a bug of whoever prepares is no reason to withhold what is whole
-            self._log.exception("pull.unprepared")
+            log.exception("pull.unprepared", name=str(self._name))
 
     def _published(self) -> Manifest | None:
         try:

@@ -12,8 +12,9 @@ from syncd.download.transfer import BlobSource, Counters, FetchSettings, Means, 
 from syncd.errors import IntegrityError, SyncdError
 from syncd.oci.chunks import ChunkMap, chunk_bounds
 from syncd.oci.digest import Digest
+from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
-from syncd.store.blobs import Partial
+from syncd.store.blobs import BlobStore, Partial
 
 
 class Step(StrEnum):
@@ -38,6 +39,14 @@ class Fetcher:
             clock=clock,
             random=random,
         )
+
+    def needs_room(self, blob: Descriptor) -> bool:  # noqa: ARG002 - so it is for every blob
+        """Whether its bytes will take space of their own."""
+        return True
+
+    def stage(self, blobs: BlobStore, blob: Descriptor) -> Partial:
+        """Open the partial that ``blob`` is fetched into; under the digest's lock."""
+        return blobs.stage(blob)
 
     def blob(self, name: ModelName, partial: Partial) -> "BlobFetch":
         """The fetch of one blob of ``name``. The caller holds the digest's lock and closes ``partial``."""

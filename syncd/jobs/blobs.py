@@ -4,18 +4,21 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from syncd.aio import entered, in_thread, in_thread_stoppable, only_error
-from syncd.download.fetch import BlobFetch, Fetcher, Step
+from syncd.download.fetch import Step
 from syncd.download.journal import claimed_bytes
+from syncd.download.transfer import Counters
 from syncd.errors import IntegrityError, NoSpaceError, StoreError, SyncdError
 from syncd.jobs.progress import BlobProgress, BlobState
+from syncd.oci.chunks import ChunkMap
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName
-from syncd.store.blobs import BlobStatus
+from syncd.store.blobs import BlobStatus, BlobStore, Partial
 from syncd.store.leases import Lease
 from syncd.store.locks import Lock
 from syncd.store.root import Store
@@ -33,6 +36,42 @@ class BytesGoneError(IntegrityError):
     """The bytes of a blob are not on the disk, and nobody was to fetch them."""
 
 
+class Bringing(Protocol):
+    """One blob on its way into its partial (``download.fetch.BlobFetch`` says what the names mean)."""
+
+    @property
+    def counters(self) -> Counters:
+        """What it did so far."""
+
+    @property
+    def step(self) -> Step:
+        """What it is at."""
+
+    @property
+    def done(self) -> int:
+        """Bytes in place."""
+
+    @property
+    def found(self) -> int:
+        """Bytes that were there already."""
+
+    async def run(self) -> ChunkMap:
+        """Bring it, verify it by SHA-256, give its map. Raise ``SyncdError``."""
+
+
+class Supply(Protocol):
+    """Where bytes come from that the store does not have: a registry, or another store of this host."""
+
+    def needs_room(self, blob: Descriptor) -> bool:
+        """Whether its bytes will take space of their own."""
+
+    def stage(self, blobs: BlobStore, blob: Descriptor) -> Partial:
+        """Open the partial that ``blob`` is brought into, under the digest's lock. Blocks."""
+
+    def blob(self, name: ModelName, partial: Partial) -> Bringing:
+        """What brings this blob of ``name``. The caller closes ``partial``."""
+
+
 @dataclass(slots=True)
 class Track:
     """Where one blob stands."""
@@ -40,7 +79,7 @@ class Track:
     blob: Descriptor
     state: BlobState = BlobState.PENDING
     done: int = 0
-    fetch: BlobFetch | None = None
+    fetch: Bringing | None = None
 
     def progress(self) -> BlobProgress:
         """This moment, frozen."""
@@ -67,7 +106,7 @@ class PullBlobs:
     disk. ``floor``: bytes of free space that are left to others.
     """
 
-    def __init__(self, name: ModelName, store: Store, fetcher: Fetcher | None, floor: int) -> None:
+    def __init__(self, name: ModelName, store: Store, fetcher: Supply | None, floor: int) -> None:
         self._name = name
         self._store = store
         self._fetcher = fetcher
@@ -95,7 +134,7 @@ class PullBlobs:
         """Have these stored. Raise ``SyncdError``; what came until then stays for the next try."""
         wanted = list(blobs)
         if self._fetcher is not None:
-            await self._reserve(wanted)
+            await self._reserve([blob for blob in wanted if self._fetcher.needs_room(blob)])
         room = asyncio.Semaphore(_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:
@@ -196,7 +235,7 @@ class PullBlobs:
         if self._fetcher is None:
             raise BytesGoneError(f"{self._name}: {track.blob.digest} is not on the disk any more")
         started = time.monotonic()
-        async with entered(self._store.blobs.stage, track.blob) as partial:
+        async with entered(self._fetcher.stage, self._store.blobs, track.blob) as partial:
             track.fetch = self._fetcher.blob(self._name, partial)
             track.state = BlobState.FETCHING
             chunks = await track.fetch.run()

@@ -10,11 +10,15 @@ import msgspec
 from syncd.daemon.dropins import Document
 from syncd.daemon.lines import Keys
 from syncd.daemon.located import table_name
+from syncd.daemon.server_settings import EngineUrl, ServerUrl, SignalName
 from syncd.daemon.units import Address, Rate, Seconds, Size, Window
 from syncd.errors import ConfigurationError, SyncdError
 from syncd.oci.name import Reference
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+_WRITTEN = Size | Rate | Seconds | Address | Window | ServerUrl | EngineUrl | SignalName
+"""Values that people write, each with a ``parse`` of its own."""
 
 _ERROR_PATH = re.compile(r"(?P<reason>.*?)(?: - at `\$(?:\[(?P<index>[0-9]+)\])?[^`]*`)?", re.DOTALL)
 
@@ -69,7 +73,7 @@ def _parser(kind: Any) -> Callable[[object], object] | None:  # noqa: ANN401 - a
         return _path
     if kind is Reference:
         return _reference
-    if isinstance(kind, type) and issubclass(kind, Size | Rate | Seconds | Address | Window):
+    if isinstance(kind, type) and issubclass(kind, _WRITTEN):
         return kind.parse
     return None
 

@@ -1,7 +1,7 @@
 """The settings file and the drop-ins beside it (``conf.d/*.toml``) as one document that knows where each key stands.
 
 Drop-ins are read in the order of their names. A later file's tables are merged into what came before, its
-``[[models]]`` are added, and what it says otherwise counts instead of what an earlier one said.
+``[[models]]`` and ``[[instances]]`` are added, and what it says otherwise counts instead of what an earlier one said.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ from syncd.daemon.located import TomlFile, unknown_key
 from syncd.errors import ConfigurationError
 
 FOLDER = "conf.d"
-MODELS = "models"
+LISTS = ("models", "instances")
+"""What each file adds to, instead of saying it anew."""
 REGISTRIES = "registries"
 _MAX_DROP_INS = 256
 
@@ -46,11 +47,11 @@ class Document:
     def _local(self, keys: Keys) -> tuple[TomlFile | None, Keys, int]:
         """The file whose value counts for ``keys``, what the key is called there, and how much of it is there."""
         keys = self._as_written(keys)
-        if keys[:1] == (MODELS,) and len(keys) > 1 and isinstance(index := keys[1], int):
+        if len(keys) > 1 and (name := keys[0]) in LISTS and isinstance(index := keys[1], int):
             for file in self.files:
-                count = len(file.tables.get(MODELS, ()))
+                count = len(file.tables.get(str(name), ()))
                 if index < count:
-                    local = (MODELS, index, *keys[2:])
+                    local = (name, index, *keys[2:])
                     return file, local, _depth(file.tables, local)
                 index -= count
         best, depth = (self.files[0] if self.files else None), 0
@@ -89,9 +90,10 @@ def merged(path: Path, files: Iterable[TomlFile]) -> Document:
     tables: dict[str, Any] = {}
     taken: tuple[TomlFile, ...] = ()
     for file in files:
-        models = file.tables.get(MODELS, [])
-        if not isinstance(models, list):
-            raise file.error((MODELS,), f"{MODELS!r} is not a list of tables", hint='write [[models]] and name = "..."')
+        for name in LISTS:
+            if not isinstance(file.tables.get(name, []), list):
+                hint = f'write [[{name}]] and name = "..."'
+                raise file.error((name,), f"{name!r} is not a list of tables", hint=hint)
         _merge(tables, file.tables, (), file)
         taken = (*taken, file)
     return Document(path, taken, tables)
@@ -122,7 +124,7 @@ def _merge(into: dict[str, Any], tables: Mapping[str, Any], keys: Keys, file: To
             raise file.error(here, f"{key!r} is a table in one settings file and none in another")
         if isinstance(value, dict):
             _merge(into.setdefault(key, {}), value, here, file)
-        elif here == (MODELS,):
+        elif len(here) == 1 and key in LISTS:
             into[key] = [*(before or ()), *value]
         else:
             into[key] = value

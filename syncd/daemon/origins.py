@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from syncd.daemon.access import variable
+from syncd.daemon.dropins import LISTS
 from syncd.daemon.lines import Keys
 from syncd.daemon.settings import Loaded, StoreChoice
 from syncd.daemon.units import Rate, Seconds, Size, as_written
@@ -52,6 +53,8 @@ def effective(
         yield from _of_registry(loaded, host, environ)
     for index, model in enumerate(loaded.settings.models):
         yield from _of_struct(loaded, ("models", index), model)
+    for index, instance in enumerate(loaded.settings.instances):
+        yield from _of_struct(loaded, ("instances", index), instance)
 
 
 def _of_registry(loaded: Loaded, host: str, environ: Mapping[str, str]) -> Iterator[Effective]:
@@ -73,7 +76,7 @@ def _of_struct(loaded: Loaded, keys: Keys, struct: msgspec.Struct) -> Iterator[E
         value = getattr(struct, field.name)
         if isinstance(value, msgspec.Struct):
             nested.append((field.name, value))
-        elif (*keys, field.name) not in (("registries",), ("models",)):
+        elif (*keys, field.name) not in (("registries",), *((name,) for name in LISTS)):
             origin = loaded.origin((*keys, field.name)) or DEFAULT
             yield Effective((*keys, field.name), _shown(field.name, value), origin)
     for name, inner in nested:
@@ -111,7 +114,7 @@ def as_toml(values: Iterator[Effective]) -> str:
         within, name = _table_of(one.keys)
         if within != table:
             table = within
-            header = "[[models]]" if table[0] == "models" else f"[{'.'.join(_key(key) for key in table)}]"
+            header = f"[[{table[0]}]]" if table[0] in LISTS else f"[{'.'.join(_key(key) for key in table)}]"
             lines += ["", header]
         if one.secret:
             lines.append(f"# {name}: {one.value}  # {one.origin}")
@@ -129,7 +132,7 @@ def dotted(keys: Keys) -> str:
 
 def _table_of(keys: Keys) -> tuple[Keys, str]:
     """The table that a key stands in, and what it is called there."""
-    depth = 2 if keys[0] in ("registries", "models") else len(keys) - 1
+    depth = 2 if keys[0] in ("registries", *LISTS) else len(keys) - 1
     return keys[:depth], ".".join(_key(key) for key in keys[depth:])
 
 

@@ -17,23 +17,34 @@ from syncd.daemon.convert import convert, table
 from syncd.daemon.dropins import Document
 from syncd.daemon.lines import Keys
 from syncd.daemon.located import TomlFile
+from syncd.daemon.server_settings import (
+    DockerSettings,
+    InstanceSettings,
+    ProbeSettings,
+    ReloadSettings,
+    check_instances,
+)
 from syncd.daemon.units import Address, Rate, Seconds, Size, Window
 from syncd.errors import ConfigurationError
 from syncd.oci.name import ModelName, Reference
 
-__all__ = [  # Address and Window, too: part of what the settings say
+__all__ = [  # Address, Window and what the servers have, too: part of what the settings say
     "MAX_CONNECTIONS",
     "MAX_MODELS",
     "SYSTEM_FILE",
     "SYSTEM_SOCKET",
     "Address",
     "ControlSettings",
+    "DockerSettings",
     "DownloadSettings",
+    "InstanceSettings",
     "KeepPartials",
     "Loaded",
     "ModelSettings",
     "OpsSettings",
+    "ProbeSettings",
     "RegistrySettings",
+    "ReloadSettings",
     "Settings",
     "StallTimeout",
     "StoreChoice",
@@ -128,6 +139,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: Reference
     """The model's name by Ollama's rules; ``NAME@sha256:...`` pins it."""
     update: UpdateSettings = UpdateSettings()
+    prewarm: bool = False
+    """Whether every server loads it after it started or was reloaded, and after an update."""
 
 
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +183,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a model that the daemon published, and that has left the settings, is removed."""
     control: ControlSettings = ControlSettings()
     ops: OpsSettings = OpsSettings()
+    instances: tuple[InstanceSettings, ...] = ()
+    """The servers that read the store; no two with one name or one address."""
+    docker: DockerSettings = DockerSettings()
+    probes: ProbeSettings = ProbeSettings()
+    reload: ReloadSettings = ReloadSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +264,16 @@ def parse(document: Document) -> Settings:
     models = tuple(
         convert(document, ("models", index), entry, ModelSettings) for index, entry in enumerate(top.pop("models", ()))
     )
-    settings = msgspec.structs.replace(convert(document, (), top, Settings), registries=registries, models=models)
+    instances = tuple(
+        convert(document, ("instances", index), entry, InstanceSettings)
+        for index, entry in enumerate(top.pop("instances", ()))
+    )
+    settings = msgspec.structs.replace(
+        convert(document, (), top, Settings), registries=registries, models=models, instances=instances
+    )
     _check_models(document, models)
     _check_control(document, settings.control)
+    check_instances(document, instances, settings.docker)
     return settings
 
 

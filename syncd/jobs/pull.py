@@ -41,13 +41,6 @@ class ManifestSource(Protocol):
         """What ``reference`` means there now. Raise ``SyncdError``."""
 
 
-class ManifestSource(Protocol):
-    """Where manifests come from: ``registry.client.RegistryClient``, or another store of this host."""
-
-    async def manifest(self, reference: Reference) -> FetchedManifest:
-        """What ``reference`` means there now. Raise ``SyncdError``."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullMeans:
     """What a pull works with. ``floor``: bytes of free space that it leaves to others.

@@ -117,6 +117,16 @@ class _Generated(msgspec.Struct):
     eval_count: int = 0
 
 
+class _Message(msgspec.Struct):
+    content: str = ""
+    thinking: str = ""
+
+
+class _Chatted(msgspec.Struct):
+    message: _Message = msgspec.field(default_factory=_Message)
+    eval_count: int = 0
+
+
 class _Embedded(msgspec.Struct):
     embeddings: list[list[float]] | None = None
 
@@ -177,6 +187,18 @@ class OllamaServer:
         body = {"model": str(name), "prompt": "1", "stream": False, "options": options}
         found = await self._ask("POST", "/api/generate", body, self._load_patience, _Generated)
         if not found.response and not found.eval_count:
+            raise ProbeError(Reason.EMPTY, f"{self._name}: {name}: it answers, but with no token")
+
+    async def chat(self, name: ModelName) -> None:
+        """One real token of a conversation, which goes through the model's template."""
+        body = {
+            "model": str(name),
+            "messages": [{"role": "user", "content": "1"}],
+            "stream": False,
+            "options": {"num_predict": 1},
+        }
+        found = await self._ask("POST", "/api/chat", body, self._load_patience, _Chatted)
+        if not (found.message.content or found.message.thinking or found.eval_count):
             raise ProbeError(Reason.EMPTY, f"{self._name}: {name}: it answers, but with no token")
 
     async def embedding(self, name: ModelName, *, context_length: int | None = None) -> None:

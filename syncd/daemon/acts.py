@@ -81,9 +81,13 @@ class Acts:
         model.standing = model.standing.checked_now(found.manifest.digest, base, self._due(model, moment), moment)
 
     async def _pull(self, model: Followed) -> None:
+        if self._board.closed:
+            return
         job = self._board.pull(model.wish.reference, asked_by=ASKED_BY)
         view = await _ended(job)
         moment = self._times.now()
+        if view.outcome is None and self._board.closed:
+            return  # it resumes in the next life
         if view.outcome is not None:
             if view.asked_by == ASKED_BY and not view.outcome.current:
                 model.published = view.outcome.digest

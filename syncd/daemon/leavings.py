@@ -1,4 +1,4 @@
-"""What earlier lives and earlier settings left: jobs that daemons died under, models that nobody wants any more."""
+"""What earlier lives and earlier settings left: jobs that daemons did not end, models that nobody wants any more."""
 
 from collections.abc import Container
 
@@ -33,14 +33,18 @@ class Leavings:
         return {
             left.reference.name.folded: self._born + hold_seconds(left.deaths)
             for left in self._memory.jobs.left_behind()
+            if left.deaths
         }
 
     def resume(self, wanted: Container[str]) -> float:
-        """Begin again what others had asked the last daemon for when it died; when the next of it is to be begun."""
+        """Begin again what others had asked the last daemon for when it ended; when the next of it is to be begun."""
         wake = float("inf")
         for left in self._memory.jobs.left_behind():
             name = left.reference.name
             if name.folded in wanted or self._board.running(name):
+                continue
+            if left.asked_by == ASKED_BY:
+                self._memory.jobs.forget(left)  # and the settings do not ask any more
                 continue
             at = self._born + hold_seconds(left.deaths)
             if self._times.monotonic() < at:

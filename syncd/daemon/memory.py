@@ -11,7 +11,7 @@ import structlog
 
 from syncd.daemon.desired import LONGEST_BACKOFF, Moment, Standing, interval
 from syncd.errors import InvalidDigestError, InvalidNameError, SyncdError
-from syncd.jobs.board import JobView
+from syncd.jobs.board import JobView, StoppedError
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName, Reference
 from syncd.store.state import StateFiles
@@ -110,7 +110,7 @@ class LeftBehind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Jobs:
-    """``board.JobNotes`` on disk: one small file per job that runs, or that a daemon died under."""
+    """``board.JobNotes`` on disk: one small file per job that runs, or that a daemon did not end."""
 
     def __init__(self, files: StateFiles, *, clock: Callable[[], float]) -> None:
         """Count the deaths that are found. ``clock``: seconds since the epoch. Blocks for a moment."""
@@ -122,18 +122,21 @@ class Jobs:
                 self._recall(file)
 
     def left_behind(self) -> list[LeftBehind]:
-        """The jobs under which the last daemon died, and that have not been begun again since."""
+        """The jobs that the last daemon did not end, and that have not been begun again since."""
         return [left for _, left in self._left.values()]
+
+    def forget(self, left: LeftBehind) -> None:
+        """Nobody wants it any more."""
+        file, _ = self._left.pop(_key(left.reference), ("", None))
+        if file:
+            self._try(lambda: self._files.remove(file))
 
     def begun(self, job: JobView) -> None:
         """It is about to start."""
         mine = {key: self._left[key] for key in list(self._left) if key[0] == job.reference.name.folded}
         deaths = mine[key][1].deaths if (key := _key(job.reference)) in mine else 0
-        note = JobMemory(
-            reference=_text(job.reference), asked_by=job.asked_by, deaths=deaths, running=True, at=job.started
-        )
         try:
-            self._files.write(_file(job.id), msgspec.json.encode(note))
+            self._files.write(_file(job.id), msgspec.json.encode(_note(job, deaths=deaths, running=True)))
             for file, _ in mine.values():
                 self._files.remove(file)
         except SyncdError as error:
@@ -142,8 +145,11 @@ class Jobs:
             self._left.pop(other, None)
 
     def ended(self, job: JobView) -> None:
-        """It has ended, well or not."""
-        self._files.remove(_file(job.id))
+        """It has ended, well or not; one that ended with its process is noted as left."""
+        if isinstance(job.error, StoppedError):
+            self._files.write(_file(job.id), msgspec.json.encode(_note(job, deaths=0, running=False)))
+        else:
+            self._files.remove(_file(job.id))
 
     def parked(self, job: JobView) -> None:
         """It was cut off by an orderly end: nobody died under it, and the next life goes on with it at once."""
@@ -249,6 +255,12 @@ def _set_aside(files: StateFiles, file: str, why: str) -> None:
 
 def _file(job_id: str) -> str:
     return f"{_JOB}{job_id}.json"
+
+
+def _note(job: JobView, *, deaths: int, running: bool) -> JobMemory:
+    return JobMemory(
+        reference=_text(job.reference), asked_by=job.asked_by, deaths=deaths, running=running, at=job.started
+    )
 
 
 def _text(reference: Reference) -> str:

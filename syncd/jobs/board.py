@@ -39,6 +39,10 @@ class ProcessStoppingError(SyncdError):
     """The process ends in good order, and the job with it."""
 
 
+class StoppedError(CancelledByRequestError):
+    """The process ended in good order, and with it the job, which goes on in the next life."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
     """One moment of one job. Times in seconds since the epoch.
@@ -164,6 +168,11 @@ class Board:
         self._cancelled_by.setdefault(job.view.id, by)
         task.cancel()
         return True
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more work: how its jobs end from then on says nothing about them."""
+        return self._closed
 
     def close(self) -> None:
         """Take no more work, and ask what runs to stop: it resumes in the next life."""

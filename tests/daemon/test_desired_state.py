@@ -507,6 +507,37 @@ async def test_a_cancelled_pull_is_put_off(registry: ScriptedRegistry, mistral: 
         await world.becomes(mistral.name, "published")
 
 
+async def test_a_pull_that_a_stop_of_the_daemon_ends_goes_on_in_the_next_life(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
+) -> None:
+    slow = registry.throttle(MIB / 10, digest=mistral.weights)
+    async with daemon(store_path, model(mistral.name)) as world:
+        await world.becomes(mistral.name, "pulling")
+        world.board.close()
+        await world.until(lambda: not world.board.running(model_name(mistral.name)))
+        await world.quiet(0.3)
+    slow.lift()
+
+    async with daemon(store_path, model(mistral.name)) as world:
+        shown = await world.becomes(mistral.name, "published")
+
+    assert shown.failures == 0
+
+
+async def test_an_operators_pull_that_a_stop_of_the_daemon_ends_goes_on_too(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
+) -> None:
+    slow = registry.throttle(MIB / 10, digest=mistral.weights)
+    async with daemon(store_path) as world:
+        world.board.pull(Reference.parse(mistral.name), asked_by="an operator")
+        await world.until(lambda: registry.bytes_served(mistral.weights))
+    slow.lift()
+
+    async with daemon(store_path) as world:
+        await world.until(lambda: found(world) == {mistral.name: mistral.digest})
+        assert world.board.jobs()[0].view.asked_by == "an operator"
+
+
 async def test_a_clock_that_jumps_stalls_nothing(
     registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
 ) -> None:
@@ -527,9 +558,9 @@ async def test_a_clock_that_jumps_stalls_nothing(
 # A daemon that died
 
 
-def left_behind(path: Path, name: str, deaths: int) -> None:
+def left_behind(path: Path, name: str, deaths: int, by: str = "an operator") -> None:
     """What a daemon leaves that dies under a pull."""
-    note = f'{{"reference":"{name}","asked_by":"an operator","deaths":{deaths},"running":true,"at":0}}'
+    note = f'{{"reference":"{name}","asked_by":"{by}","deaths":{deaths},"running":true,"at":0}}'
     with Store.open(path, create=True) as store:
         store.state.write("job-dead.json", note.encode())
 
@@ -568,3 +599,13 @@ async def test_what_others_had_asked_for_is_begun_again(mistral: ModelHandle, st
         await world.until(lambda: found(world) == {mistral.name: mistral.digest})
 
         assert world.board.jobs()[0].view.asked_by == "an operator"
+
+
+async def test_what_the_settings_do_not_ask_for_any_more_is_not(mistral: ModelHandle, store_path: Path) -> None:
+    left_behind(store_path, mistral.name, 0, by="the settings")
+    async with daemon(store_path) as world:
+        world.forward(11)
+        await world.quiet(0.3)
+
+        assert not world.board.jobs()
+        assert world.store.state.names() == []

@@ -149,6 +149,7 @@ async def daemon(
                     yield world
                 finally:
                     board.close()
+                    await asyncio.sleep(0)  # jobs may have ended before their followers are told to
                     for task in tasks:
                         task.cancel()
 

@@ -13,13 +13,13 @@ from tests.support.registry import ScriptedRegistry
 
 
 class OneMachine(LoadScopeScheduling):
-    """Tests go to whichever of xdist's workers is free; those that share the booted machine go to the same one."""
+    """Tests go to whichever of xdist's workers is free; those that share a machine or an Engine go to one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _MACHINES if nodeid.startswith(_MACHINES) else nodeid
+        return next((shared for shared in _SHARED if nodeid.startswith(shared)), nodeid)
 
 
-_MACHINES = "tests/systemd/"
+_SHARED = ("tests/systemd/", "tests/docker/")  # what a booted machine and a Docker Engine are started for
 
 
 @pytest.hookimpl(optionalhook=True)

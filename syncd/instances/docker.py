@@ -1,0 +1,243 @@
+"""The Docker Engine, as far as syncd uses it: its containers, their events, restarts and signals, its volumes.
+
+Whoever may speak to an Engine is root on its host: this is off unless the settings name one. A proxy that lets through
+only containers, events, volumes and version (and ``restart`` and ``kill``, where those are wanted) is enough.
+"""
+
+import asyncio
+import errno
+import json
+import math
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, TypeVar
+
+import aiohttp
+import msgspec
+from aiodocker import Docker
+from aiodocker.exceptions import DockerError
+from aiodocker.volumes import DockerVolume
+
+from syncd.errors import ExitCode, NotAuthorisedError, NotFoundError, SyncdError
+from syncd.instances.containers import Container
+from syncd.instances.labels import MARK
+from syncd.text import printable
+
+_PATIENCE = 15.0  # seconds for an answer, beyond what was asked for takes by itself
+_SETTLED = 0.5  # seconds after which a new stream of events is taken to be listened to
+_NOT_CONNECTED = 900  # aiodocker's own status
+_FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
+# What Docker calls containers and volumes (moby, "names.RestrictedNamePattern"): nothing else gets into a URL.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# "connect" and "disconnect" are a network's: a container gets another address.
+_ACTIONS = ("start", "die", "stop", "rename", "destroy", "health_status", "connect", "disconnect")
+
+T = TypeVar("T")
+
+
+class EngineError(SyncdError):
+    """A Docker Engine that did not do what it was asked."""
+
+    exit_code = ExitCode.SERVER_FAILED
+
+
+class EngineUnavailableError(EngineError):
+    """A Docker Engine that cannot be reached, or that went away."""
+
+    transient: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerEvent:
+    """Something happened to a container. ``action``: the Engine's word; ``name``: of the container, if it was told."""
+
+    action: str
+    container: str
+    name: str
+    marked: bool
+
+
+class Engine:
+    """A Docker Engine at ``unix:///PATH`` or ``tcp://HOST:PORT``.
+
+    Each call has a connection of its own: there is nothing to close, and an Engine that was restarted, or replaced by
+    another version, is met afresh. Methods raise ``EngineUnavailableError``, ``NotAuthorisedError``, ``EngineError``,
+    and ``NotFoundError`` for a container or volume that is not there. A container is named by its name or its id.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._shown = printable(url, limit=200)
+
+    async def containers(self) -> tuple[Container, ...]:
+        """Every container that is marked as an instance, running or not."""
+        return await self._ask(self._marked)
+
+    async def inspect(self, container: str) -> Container:
+        """One container."""
+        return await self._ask(lambda docker: self._inspect(docker, container), f"container {container}")
+
+    async def restart(self, container: str, timeout: float) -> None:  # noqa: ASYNC109 - the Engine's own word
+        """Stop and start it. ``timeout``: seconds that its processes get to end, before they are killed."""
+        grace = math.ceil(timeout)
+        await self._ask(
+            lambda docker: docker.containers.container(_named(container)).restart(t=grace),
+            f"container {container}",
+            patience=grace + 2 * _PATIENCE,
+        )
+
+    async def signal(self, container: str, name: str) -> None:
+        """Send the signal ``name`` (``SIGHUP``) to its first process."""
+        await self._ask(
+            lambda docker: docker.containers.container(_named(container)).kill(signal=name), f"container {container}"
+        )
+
+    async def volume_path(self, name: str) -> PurePosixPath:
+        """Where the volume ``name`` lies on the Engine's host."""
+        told = await self._ask(lambda docker: _volume(docker, name), f"volume {name}")
+        try:
+            volume = msgspec.convert(told, _Volume)
+        except msgspec.ValidationError as error:
+            raise self._nonsense(error) from error
+        if volume.driver != "local" or not volume.mountpoint:
+            raise EngineError(
+                f"volume {name} is kept by the driver {printable(volume.driver, limit=64)!r}: it is no folder here",
+                hint="only volumes of the driver 'local' lie on this host",
+            )
+        return PurePosixPath(volume.mountpoint)
+
+    @asynccontextmanager
+    async def events(self) -> AsyncIterator[AsyncIterator[ContainerEvent]]:
+        """What happens to containers, while it is entered: listened to from then on.
+
+        The iterator ends where the Engine ends the stream; the context raises why it could not be listened to.
+        """
+        filters = json.dumps({"type": ["container", "network"], "event": list(_ACTIONS)})
+        async with self._docker(patience=None) as docker:
+            heard = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]  # aiodocker's
+            stream = asyncio.create_task(docker.events.run(filters=filters), name="docker events")
+            try:
+                # The Engine may take a moment from its answer to listening, and aiodocker tells of neither.
+                await asyncio.wait((stream,), timeout=_SETTLED)
+                if stream.done():
+                    await self._translated(stream)
+                yield _events(heard.get)
+                if stream.done():
+                    await self._translated(stream)
+            finally:
+                stream.cancel()
+                await asyncio.wait((stream,))
+                if not stream.cancelled():
+                    stream.exception()  # retrieved: it was told above, or nobody listens any more
+
+    # The edge to aiodocker
+
+    def _docker(self, patience: float | None) -> Docker:
+        limits = aiohttp.ClientTimeout(total=patience, sock_connect=_PATIENCE)
+        try:
+            return Docker(url=self.url, timeout=limits)
+        except ValueError as error:
+            raise EngineError(f"{self._shown} is no address of a Docker Engine: {error}") from error
+
+    async def _ask(self, work: Callable[[Docker], Awaitable[T]], what: str = "", *, patience: float = _PATIENCE) -> T:
+        async with self._docker(patience) as docker:
+            return await self._translated(work(docker), what)
+
+    async def _translated(self, work: Awaitable[T], what: str = "") -> T:
+        try:
+            return await work
+        except DockerError as error:
+            raise self._refusal(error, what) from error
+        except TimeoutError as error:
+            raise EngineUnavailableError(f"Docker at {self._shown}: no answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailableError(f"Docker at {self._shown}: the connection broke: {error}") from error
+        except (ValueError, TypeError, KeyError) as error:  # aiodocker's, for an answer that is not the Engine's JSON
+            raise self._nonsense(error) from error
+
+    async def _marked(self, docker: Docker) -> tuple[Container, ...]:
+        filters = json.dumps({"label": [MARK]})
+        found = [one.id for one in await docker.containers.list(all=True, filters=filters)]
+        containers: list[Container] = []
+        for identity in found:
+            try:
+                containers.append(await self._inspect(docker, identity))
+            except DockerError as error:
+                if error.status != _NOT_FOUND:  # else it was removed meanwhile
+                    raise
+        return tuple(containers)
+
+    async def _inspect(self, docker: Docker, container: str) -> Container:
+        return Container.of(await docker.containers.container(_named(container)).show())
+
+    def _refusal(self, error: DockerError, what: str) -> SyncdError:
+        told = printable(error.message, limit=300)
+        if error.status == _NOT_CONNECTED:
+            return self._unreachable(error)
+        if error.status == _NOT_FOUND and what:
+            return NotFoundError(
+                f"Docker at {self._shown} has no {printable(what, limit=100)}",
+                hint=f"'docker {what.partition(' ')[0]} ls' lists what there is",
+            )
+        if error.status == _FORBIDDEN:
+            return NotAuthorisedError(
+                f"Docker at {self._shown} does not allow that: {told}",
+                hint="a proxy before the Engine must let this request through",
+            )
+        kind = EngineError if error.status < 500 else EngineUnavailableError  # noqa: PLR2004 - its own failures
+        return kind(f"Docker at {self._shown}: {error.status} {told}")
+
+    def _unreachable(self, error: DockerError) -> SyncdError:
+        cause = error.__context__
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in (errno.EACCES, errno.EPERM):
+            return NotAuthorisedError(
+                f"Docker at {self._shown}: permission denied",
+                hint="the user of syncd must be in the socket's group; that makes it root-equal",
+            )
+        if number == errno.ENOENT:
+            return EngineUnavailableError(
+                f"Docker at {self._shown}: there is no such socket", hint="is the Engine running? see [docker] url"
+            )
+        if number == errno.ECONNREFUSED:
+            return EngineUnavailableError(
+                f"Docker at {self._shown}: nobody listens there", hint="is the Engine running? see [docker] url"
+            )
+        return EngineUnavailableError(f"Docker at {self._shown} cannot be reached: {cause or error.message}")
+
+    def _nonsense(self, error: Exception) -> EngineError:
+        return EngineError(
+            f"Docker at {self._shown}: the answer is not what an Engine sends: {printable(str(error), limit=200)}",
+            hint="does [docker] url lead to a Docker Engine?",
+        )
+
+
+class _Volume(msgspec.Struct, rename="pascal"):
+    driver: str = ""
+    mountpoint: str = ""
+
+
+def _named(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise NotFoundError(f"{printable(name, limit=100)!r} is no name that Docker gives")
+    return name
+
+
+async def _volume(docker: Docker, name: str) -> Any:  # noqa: ANN401 - JSON of whatever shape
+    return await DockerVolume(docker, _named(name)).show()  # type: ignore[no-untyped-call]  # aiodocker's
+
+
+async def _events(get: Callable[[], Awaitable[dict[str, Any] | None]]) -> AsyncIterator[ContainerEvent]:
+    while (told := await get()) is not None:
+        actor = told.get("Actor") or {}
+        attributes = actor.get("Attributes") or {}
+        of_network = told.get("Type") == "network"
+        yield ContainerEvent(
+            action=str(told.get("Action", "")),
+            container=str(attributes.get("container", "") if of_network else actor.get("ID", "")),
+            name="" if of_network else str(attributes.get("name", "")),
+            marked=MARK in attributes,
+        )

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from syncd.daemon.desired import Action, Moment, Seen, Standing, State, Wait, Wish, decide
 from syncd.daemon.settings import ModelSettings
-from syncd.jobs.restore import Condition
+from syncd.errors import SyncdError
+from syncd.jobs.restore import Condition, examine
 from syncd.oci.digest import Digest
+from syncd.oci.name import ModelName
+from syncd.store.root import Store
 
 
 def _second_of_day(epoch: float) -> float:
@@ -76,3 +79,18 @@ def wish_of(model: ModelSettings) -> Wish:
     """What an entry of the settings asks for."""
     update = model.update
     return Wish(model.name, update.every, update.window, update.apply)
+
+
+def look_at(store: Store, wanted: list[tuple[ModelName, Digest | None]]) -> list[Condition | SyncdError]:
+    """What the store has under these names, with what each is pinned to; an error where that cannot be told. Blocks."""
+    found: list[Condition | SyncdError] = []
+    try:
+        store.revive()
+    except SyncdError as error:
+        return [error for _ in wanted]
+    for name, pin in wanted:
+        try:
+            found.append(examine(store, name, pin))
+        except SyncdError as error:
+            found.append(error)
+    return found

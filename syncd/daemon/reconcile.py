@@ -27,7 +27,7 @@ from syncd.daemon.desired import (
     Wait,
     interval,
 )
-from syncd.daemon.followed import Followed, Times, wish_of
+from syncd.daemon.followed import Followed, Times, look_at, wish_of
 from syncd.daemon.leavings import Leavings
 from syncd.daemon.memory import Memory, ModelMemory, recall, recall_digest, remembered
 from syncd.daemon.settings import Loaded, ModelSettings
@@ -35,8 +35,7 @@ from syncd.daemon.watch import Touched, watch
 from syncd.daemon.words import describe
 from syncd.errors import SyncdError
 from syncd.jobs.board import Board, JobState, JobView
-from syncd.jobs.restore import Condition, examine
-from syncd.oci.digest import Digest
+from syncd.jobs.restore import Condition
 from syncd.oci.name import ModelName, Reference
 from syncd.registry.client import FetchedManifest
 from syncd.store.root import Store
@@ -165,7 +164,7 @@ class Reconcile:
         if not models:
             return
         wanted = [(model.wish.reference.name, model.wish.pin) for model in models]
-        for model, found in zip(models, await in_thread(_examine, self._store, wanted), strict=True):
+        for model, found in zip(models, await in_thread(look_at, self._store, wanted), strict=True):
             if isinstance(found, Condition):
                 model.take_in(found)
             else:
@@ -302,17 +301,3 @@ class Reconcile:
         published = None if model.published is None else str(model.published)
         if model.wish.reference.name.folded not in self._models:
             self._memory.put(model.wish.reference.name, ModelMemory(published=published))
-
-
-def _examine(store: Store, wanted: list[tuple[ModelName, Digest | None]]) -> list[Condition | SyncdError]:
-    found: list[Condition | SyncdError] = []
-    try:
-        store.revive()
-    except SyncdError as error:
-        return [error for _ in wanted]
-    for name, pin in wanted:
-        try:
-            found.append(examine(store, name, pin))
-        except SyncdError as error:
-            found.append(error)
-    return found

@@ -6,16 +6,16 @@ Prints one line of JSON (its URL) and serves until it is ended. Steered on the s
 """
 
 import argparse
+import asyncio
 import json
 import math
 import os
-import signal
 import sys
 from pathlib import Path
 
 from tests.support.standin.calls import seconds
 from tests.support.standin.settings import HOUR, Settings
-from tests.support.standin.standin import serve_for_ever
+from tests.support.standin.standin import serve
 
 _KILLED = 137  # exit status of what SIGKILL ended
 
@@ -23,7 +23,6 @@ _KILLED = 137  # exit status of what SIGKILL ended
 def main() -> int:
     """Serve until SIGTERM or SIGINT; exit status 1 where an Ollama server would not start."""
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = Settings(
         models=options.models,
         host=options.host,
@@ -41,10 +40,12 @@ def main() -> int:
         verify_seconds=options.verify_seconds,
     )
     try:
-        serve_for_ever(
-            settings,
-            announce=lambda url: print(json.dumps({"url": url}), flush=True),
-            die=lambda: os._exit(_KILLED),
+        asyncio.run(
+            serve(
+                settings,
+                announce=lambda url: print(json.dumps({"url": url}), flush=True),
+                die=lambda: os._exit(_KILLED),
+            )
         )
     except OSError as error:
         print(f"Error: {error}", file=sys.stderr)

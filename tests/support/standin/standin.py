@@ -1,7 +1,7 @@
 """What tests hold in their hands: a stand-in in a thread of its own, told from any thread what it does."""
 
 import asyncio
-import contextlib
+import signal
 import socket
 import threading
 from collections.abc import Callable, Coroutine
@@ -164,11 +164,11 @@ class StandIn:
 
 
 class _Life:
-    """From a start to a stop, in one event loop."""
+    """From a start to a stop, in one event loop. ``die``: how to be gone at once; none: all connections break."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, port: int) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, port: int, die: Callable[[], None] | None = None) -> None:
         self._settings = settings
-        self._server = Server(settings, ledger, self._die)
+        self._server = Server(settings, ledger, die or self._vanish)
         self._web: web.Server | None = None
         self._listening: asyncio.Server | None = None
         self.port = port
@@ -181,12 +181,12 @@ class _Life:
         self._listening = await asyncio.get_running_loop().create_server(self._web, sock=listening)
 
     async def stop(self) -> None:
-        self._die()
+        self._vanish()
         if self._web is not None:
             await self._web.shutdown(0.1)
         await self._server.close()
 
-    def _die(self) -> None:
+    def _vanish(self) -> None:
         if self._listening is not None:
             self._listening.close()
         if self._web is not None:
@@ -195,23 +195,13 @@ class _Life:
                     connection.transport.abort()
 
 
-def serve_for_ever(settings: Settings, announce: Callable[[str], None], die: Callable[[], None]) -> None:
-    """Serve in this thread until cancelled by SIGINT or SIGTERM. Raise ``OSError`` where it would not start."""
-
-    async def run() -> None:
-        server = Server(settings, Ledger(), die)
-        server.prepare()
-        runner = web.ServerRunner(web.Server(server.handle, handler_cancellation=True, access_log=None))
-        await runner.setup()
-        site = web.TCPSite(runner, settings.host, settings.port, shutdown_timeout=0.1)
-        try:
-            await site.start()
-            host, port = runner.addresses[0][:2]
-            announce(f"http://{host}:{port}")
-            await asyncio.Event().wait()
-        finally:
-            await runner.cleanup()
-            await server.close()
-
-    with contextlib.suppress(KeyboardInterrupt, web.GracefulExit):
-        asyncio.run(run())
+async def serve(settings: Settings, announce: Callable[[str], None], die: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM. Raise ``OSError`` where an Ollama server would not start."""
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    life = _Life(settings, Ledger(), settings.port, die)
+    await life.start()
+    announce(f"http://{settings.host}:{life.port}")
+    await ended.wait()
+    await life.stop()

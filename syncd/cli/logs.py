@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import stamina
 import structlog
@@ -51,7 +52,7 @@ def _configure(ending: tuple[Any, ...], level: int, *, utc: bool) -> None:
             *ending,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=False,
     )
 
@@ -100,6 +101,20 @@ def _escape(_logger: object, _method: str, event: MutableMapping[str, Any]) -> M
         if isinstance(value, str):
             event[key] = printable(value, limit=_MAX_VALUE)
     return event
+
+
+class _Stderr:
+    """``sys.stderr``, whatever that is at the moment. What it does not take is lost: no work ends for a full disk."""
+
+    def write(self, text: str) -> None:
+        """As a stream's own."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Likewise."""
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 class _Forward(logging.Handler):

@@ -140,6 +140,8 @@ class AppliedSettings:
         path = self.current.path
         if path is None:
             return load(self._named, self._environ, system_file=self._system_file)
+        if path.exists() and not path.is_file():
+            raise ConfigurationError(f"{path} is no file")  # a FIFO would keep whoever opens it
         document = dropins.read(path) or dropins.Document(path)
         return Loaded(parse(document), document)
 

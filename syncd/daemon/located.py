@@ -13,6 +13,7 @@ from syncd.daemon.lines import Keys, Lines
 from syncd.errors import ConfigurationError
 
 _MAX_BYTES = 1024 * 1024
+_MAX_DEPTH = 32  # of tables and lists
 _TOML_LINE = re.compile(r"at line (?P<line>[0-9]+)")
 
 
@@ -38,13 +39,16 @@ class TomlFile:
             raise ConfigurationError(f"{path} is larger than {_MAX_BYTES} bytes: no settings file")
         try:
             text = raw.decode("utf-8")
-            return cls(path, text, tomllib.loads(text))
+            tables = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             at = _TOML_LINE.search(str(error))
             where = f"{path}:{at['line']}" if at else f"{path}"
             raise ConfigurationError(
                 f"{where}: not TOML: {error}", hint="https://toml.io shows how it is written"
             ) from error
+        if _deeper(tables, _MAX_DEPTH):
+            raise ConfigurationError(f"{path}: its tables lie more than {_MAX_DEPTH} deep in each other")
+        return cls(path, text, tables)
 
     def place(self, keys: Keys) -> str:
         """``FILE:LINE`` of the key at ``keys``, or of the nearest one above it."""
@@ -57,6 +61,14 @@ class TomlFile:
     def error(self, keys: Keys, message: str, *, hint: str | None = None) -> ConfigurationError:
         """The error that something is wrong with the key at ``keys``."""
         return ConfigurationError(f"{self.place(keys)}: {message}", hint=hint)
+
+
+def _deeper(tables: Mapping[str, Any], depth: int) -> bool:
+    level: list[Any] = [tables]
+    for _ in range(depth):
+        within = (below for one in level for below in (one.values() if isinstance(one, dict) else one))
+        level = [below for below in within if isinstance(below, dict | list)]
+    return bool(level)
 
 
 def unknown_key(keys: Keys, known: Iterable[str]) -> tuple[str, str]:

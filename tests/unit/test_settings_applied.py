@@ -406,3 +406,24 @@ async def test_an_idle_watch_costs_next_to_nothing(file: Path) -> None:
 
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert spent < 0.03, f"{spent / 3:.2%} of a core"
+
+
+@pytest.mark.parametrize(
+    "text", ["[" + ".".join("a" * 5000) + "]", ".".join("a" * 5000) + " = 1", "a = " + "[" * 500 + "]" * 500]
+)
+async def test_a_file_that_is_nested_without_end_is_refused(file: Path, text: str) -> None:
+    async with running(file) as applied:
+        file.write_text(text)
+
+        await refused(applied, str(file))
+
+
+async def test_a_fifo_in_the_files_place_keeps_nobody(file: Path) -> None:
+    async with running(file) as applied:
+        file.unlink()
+        os.mkfifo(file)
+        await refused(applied, "is no file")
+        file.unlink()
+        file.write_text(TWO)
+
+        await connections(applied, 2)

@@ -72,8 +72,10 @@ class Doors:
 
     async def adapt(self, settings: Settings) -> None:
         """Listen where ``settings`` say. Raise ``SyncdError``: some of it stays where it was, or closed."""
-        await self._listeners.listen(await in_thread(_door, settings.control))
-        await self._adapt_ops(settings.ops.listen)
+        try:
+            await self._listeners.listen(await in_thread(_door, settings.control))
+        finally:
+            await self._adapt_ops(settings.ops.listen)
 
     async def close(self) -> None:
         """Close the ops listener; the other belongs to ``listeners``."""

@@ -76,9 +76,12 @@ class Inventory:
         self._stale.set()
 
     async def refresh(self) -> None:
-        """Count now. Raise ``SyncdError`` where the store cannot be read."""
+        """Count now; where the store cannot be read, the last count stands."""
         self._stale.clear()
-        self.now = await in_thread(self._count)
+        try:
+            self.now = await in_thread(self._count)
+        except SyncdError as error:
+            log.warning("inventory.failed", error=error.message)
 
     async def run(self) -> None:
         """A service: it ends by cancellation."""
@@ -88,10 +91,7 @@ class Inventory:
                     await self._stale.wait()
             except TimeoutError:
                 pass
-            try:
-                await self.refresh()
-            except SyncdError as error:
-                log.warning("inventory.failed", error=error.message)
+            await self.refresh()
             await asyncio.sleep(_AT_MOST_EVERY)
 
     def _count(self) -> Count:

@@ -48,6 +48,8 @@ log = structlog.get_logger()
 _THREADS = 64 + 32  # one for each connection that settings may allow, and some for hashing, syncing and looking
 _STOP_WITHIN = 9.0  # seconds after which an end that hangs is forced
 _TIDY_EVERY = 6 * 3600.0  # seconds
+_ROOM = 0.1  # seconds until a manager that had no room for a message gets it again
+_OPEN_AGAIN = 30.0  # seconds until another try at what new settings ask for and could not have
 _CREDENTIAL = "ollama_key"  # as the unit's LoadCredential= names it
 
 
@@ -77,9 +79,9 @@ async def _serve(loaded: Loaded, store: Store, lock: Lock, environ: Mapping[str,
     try:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as services, asyncio.TaskGroup() as jobs:
             serving = _Serving(loaded, store, lock, environ, named, jobs)
+            serving.hear_signals()
             await serving.begin(stack)
             tasks = [services.create_task(work, name=name) for name, work in serving.services()]
-            serving.hear_signals(services)
             serving.announce_ready()
             await serving.stopping.wait()
             serving.board.close()
@@ -139,8 +141,11 @@ class _Serving:
         )
         health = Health(store, lock, lambda: self._reconcile.first_pass_done)
         self._doors = Doors(self._listeners, self._telemetry.registry, health)
-        self._in_force = 0  # the settings' revision that everything here goes by
+        self._in_force = self._settings.revision  # that everything here goes by
+        self._used = self._settings.current
+        self._not_applied: SyncdError | None = None
         self._new_in_force = asyncio.Condition()
+        self._reload_asked = asyncio.Event()
 
     def _daemon(self) -> Daemon:
         return Daemon(
@@ -152,6 +157,7 @@ class _Serving:
             chronicle=self._chronicle,
             started=time.time(),
             needs_restart=self._needs_restart,
+            fault=self._fault,
         )
 
     # Beginning and end
@@ -160,7 +166,7 @@ class _Serving:
         """Open everything that can fail to open. ``stack`` closes it."""
         await stack.enter_async_context(self._ways)
         self._store.leases.lifetime = self._born_with.download.keep_partials
-        await self._renew_ways(self._settings.current)
+        await self._renew_ways(self._used)
         await self._inventory.refresh()
         self._telemetry.watch(
             board=self.board,
@@ -171,12 +177,12 @@ class _Serving:
         await stack.enter_async_context(self._listeners)
         stack.push_async_callback(self._doors.close)
         await self._doors.adapt(self._born_with)
-        self._in_force = self._settings.revision
 
     def services(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
         """What runs until the end: each ends by cancellation, and the daemon with any that fails."""
         yield "settings", self._settings.run()
         yield "new settings", self._take_over_settings()
+        yield "reloads", self._reload_when_asked()
         yield "reconcile", self._reconcile.run()
         yield "inventory", self._inventory.run()
         yield "pulse", self._pulse.run()
@@ -184,6 +190,8 @@ class _Serving:
 
     def announce_ready(self) -> None:
         """Everything listens, and work has begun."""
+        if self.stopping.is_set():
+            return
         log.info(
             "daemon.ready",
             version=__version__,
@@ -192,16 +200,12 @@ class _Serving:
         )
         self._notifier.ready(self._line()[1])
 
-    def hear_signals(self, services: asyncio.TaskGroup) -> None:
-        """SIGTERM and SIGINT end the daemon, SIGHUP has the settings read anew."""
+    def hear_signals(self) -> None:
+        """SIGTERM and SIGINT end the daemon, SIGHUP has the settings read anew, as soon as it has begun."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
-
-        def reload() -> None:
-            services.create_task(self._reload(), name="reload")
-
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
 
     def _stop(self, number: signal.Signals) -> None:
         if self.stopping.is_set():
@@ -253,28 +257,43 @@ class _Serving:
 
     async def _take_over_settings(self) -> None:
         while True:
-            revision = await self._settings.changed(self._in_force)
-            fault = self._settings.fault
-            self._telemetry.settings_read(applied=fault is None)
-            if fault is not None:
-                self._chronicle.tell("settings.refused", detail=fault.message)
-            else:
-                await self._use(self._settings.current)
-                self._chronicle.tell("settings.applied")
+            revision = await self._next_revision()
+            loaded, fault = self._settings.current, self._settings.fault
+            # Refused ones may come right after others that were not, and nobody has gone by those yet.
+            if fault is None or loaded is not self._used:
+                await self._use(loaded)
+            if revision > self._in_force:
+                self._telemetry.settings_read(applied=fault is None)
+                if fault is None:
+                    self._chronicle.tell("settings.applied")
+                else:
+                    self._chronicle.tell("settings.refused", detail=fault.message)
             self._pulse.stir()
             async with self._new_in_force:
                 self._in_force = revision
                 self._new_in_force.notify_all()
 
+    async def _next_revision(self) -> int:
+        """The newest one, once there is one to go by, or it is time to try again what could not be opened."""
+        try:
+            async with asyncio.timeout(None if self._not_applied is None else _OPEN_AGAIN):
+                return await self._settings.changed(self._in_force)
+        except TimeoutError:
+            return self._in_force
+
     async def _use(self, loaded: Loaded) -> None:
         """What the settings say, from now on. What cannot be opened is told, and the rest goes on."""
+        self._used = loaded
         self._store.leases.lifetime = loaded.settings.download.keep_partials
+        known, self._not_applied = self._not_applied, None
         try:
             await self._renew_ways(loaded)
             await self._doors.adapt(loaded.settings)
         except SyncdError as error:
-            log.error("settings.not_applied", error=error.message, hint=error.hint)  # noqa: TRY400 - expected
-            self._chronicle.tell("settings.not_applied", detail=error.message)
+            self._not_applied = error
+            if known is None or known.message != error.message:
+                log.error("settings.not_applied", error=error.message, hint=error.hint)  # noqa: TRY400 - expected
+                self._chronicle.tell("settings.not_applied", detail=error.message)
 
     async def _renew_ways(self, loaded: Loaded) -> None:
         access = await in_thread(self._access, loaded)
@@ -282,15 +301,22 @@ class _Serving:
             log.warning("settings.notice", notice=notice)
         await self._ways.renew(loaded.settings, access)
 
-    async def _reload(self) -> None:
-        self._notifier.reloading(time.monotonic_ns())
-        try:
+    async def _reload_when_asked(self) -> None:
+        # One at a time: however often it is asked meanwhile, one more is what all of them get.
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            self._notifier.reloading(time.monotonic_ns())
             await self._settings.reload()
             asked = self._settings.revision
             async with self._new_in_force:
-                await self._new_in_force.wait_for(lambda: self._in_force >= asked)
-        finally:
-            self._notifier.ready(self._line()[1])
+                await self._new_in_force.wait_for(lambda: self._in_force >= asked)  # noqa: B023 - it ends here
+            while not self._notifier.ready(self._line()[1]):  # noqa: ASYNC110 - the manager makes no event
+                await asyncio.sleep(_ROOM)
+
+    def _fault(self) -> SyncdError | None:
+        """What the settings' files say that is not so."""
+        return self._settings.fault or self._not_applied
 
     def _needs_restart(self) -> tuple[str, ...]:
         then, now = self._born_with, self._settings.current.settings
@@ -303,11 +329,11 @@ class _Serving:
         return tuple(key for key, differs in changed.items() if differs)
 
     def _settings_state(self) -> SettingsState:
-        return SettingsState(loaded=self._settings.loaded_at, rejected=self._settings.fault is not None)
+        return SettingsState(loaded=self._settings.loaded_at, rejected=self._fault() is not None)
 
     def _line(self) -> tuple[bool, str]:
         running = [job.view for job in self.board.jobs() if job.view.state is JobState.RUNNING]
-        fault = self._settings.fault
+        fault = self._fault()
         return bool(running), status_line(running, self._reconcile.desired(), fault.message if fault else None)
 
 

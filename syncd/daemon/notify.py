@@ -1,6 +1,5 @@
 """What systemd hears of us (sd_notify(3)): datagrams to ``NOTIFY_SOCKET``; nothing where there is none."""
 
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,9 +27,9 @@ class Notifier:
             return cls(address, None)
         return cls(address, int(usec) * _MICROSECOND)
 
-    def ready(self, status: str) -> None:
-        """The start, or a reload, is through."""
-        self._send("READY=1", f"STATUS={_one_line(status)}")
+    def ready(self, status: str) -> bool:
+        """The start, or a reload, is through. False: the manager has no room for that now, and waits for it."""
+        return self._send("READY=1", f"STATUS={_one_line(status)}")
 
     def reloading(self, monotonic_ns: int) -> None:
         """The settings are read anew; ``ready`` follows. ``monotonic_ns``: CLOCK_MONOTONIC now."""
@@ -48,20 +47,19 @@ class Notifier:
         """The watchdog's ping."""
         self._send("WATCHDOG=1")
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> bool:
         if self.address is None:
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as peer:
-            try:
+            return True
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            with socket.socket(socket.AF_UNIX, kind) as peer:
                 peer.sendto("\n".join(lines).encode("utf-8", "replace"), self.address)
-            except OSError:
-                return  # a manager that is gone, or has no room now: the next message may get through
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # a manager that is gone, no descriptor left: the next message may get through
+        return True
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:_MAX_STATUS]
-
-
-def process_notifier() -> Notifier:
-    """Of this process."""
-    return Notifier.of(os.environ, os.getpid())

@@ -15,7 +15,7 @@ from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.inventory import Inventory
 from syncd.daemon.reconcile import Reconcile
-from syncd.errors import BusyError
+from syncd.errors import BusyError, SyncdError
 from syncd.jobs import collect as collection
 from syncd.jobs import remove as removal
 from syncd.jobs.board import Board, Job
@@ -31,7 +31,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Daemon:
-    """Implements ``api.ports.Service``. ``started``: seconds since the epoch."""
+    """Implements ``api.ports.Service``. ``started``: seconds since the epoch.
+
+    ``fault``: why newer settings are refused, or what they ask for that cannot be had.
+    """
 
     store: Store
     board: Board
@@ -41,6 +44,7 @@ class Daemon:
     chronicle: Chronicle
     started: float
     needs_restart: Callable[[], tuple[str, ...]]
+    fault: Callable[[], SyncdError | None]
 
     def info(self) -> v1.DaemonInfo:
         """Who it is."""
@@ -113,7 +117,7 @@ class Daemon:
         return self.chronicle.follow()
 
     def _settings(self) -> v1.SettingsInfo:
-        fault = self.settings.fault
+        fault = self.fault()
         return v1.SettingsInfo(
             files=tuple(printable(str(file.path), limit=4096) for file in self.settings.current.files),
             loaded=rfc3339(self.settings.loaded_at),
@@ -135,6 +139,7 @@ class Daemon:
         )
 
     def _unmanaged(self) -> tuple[v1.UnmanagedModel, ...]:
+        wanted = {model.name.name.folded for model in self.settings.current.settings.models}
         return tuple(
             v1.UnmanagedModel(
                 name=str(one.name),
@@ -143,5 +148,5 @@ class Daemon:
                 left_over=self.reconcile.left_over(one.name),
             )
             for one in self.inventory.now.models
-            if self.reconcile.guards(one.name) is None
+            if one.name.folded not in wanted
         )

@@ -111,9 +111,10 @@ class Locks:
                 hint="one daemon serves one store: stop that one, or give this one another store",
             )
         try:
-            with translated(self._folder.path / layout.DAEMON_LOCK):
-                os.ftruncate(lock.fd, 0)
+            # Over what is there, and then cut: a disk that is full has no new block for it.
             write_all(lock.fd, (holder.encode(),), 0, self._folder.path / layout.DAEMON_LOCK)
+            with translated(self._folder.path / layout.DAEMON_LOCK):
+                os.ftruncate(lock.fd, len(holder.encode()))
         except BaseException:
             lock.release()
             raise

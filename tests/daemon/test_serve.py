@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -406,3 +407,96 @@ def test_a_model_that_appears_from_outside_is_counted(daemon: RunningDaemon, reg
         eventually(lambda: daemon.status()["store"]["models"] == 1)
 
     assert alone.returncode == 0
+
+
+# What comes at an awkward moment
+
+
+@pytest.mark.parametrize("order", [(signal.SIGHUP, signal.SIGTERM), (signal.SIGTERM, signal.SIGHUP)])
+def test_a_stop_beside_a_reload_is_as_quick_as_any(daemon: RunningDaemon, order: tuple[signal.Signals, ...]) -> None:
+    with daemon:
+        process = daemon.process
+        assert process is not None
+        for number in order:
+            process.send_signal(number)
+
+        assert process.wait(5) == 0
+
+    assert "Traceback" not in daemon.log()
+    assert not daemon.events("daemon.end_forced")
+
+
+def test_a_storm_of_hangups_ends_in_one_that_is_ready(daemon: RunningDaemon) -> None:
+    with daemon:
+        assert daemon.process is not None
+        for _ in range(200):
+            daemon.process.send_signal(signal.SIGHUP)
+            time.sleep(0.001)
+        before = len(daemon.told)
+        with pytest.raises(AssertionError, match="never told"):
+            daemon.hear("nothing like that", seconds=2)
+        said = [line for line in daemon.told[before:] if "RELOADING" in line or "READY" in line]
+
+        assert "READY=1" in said[-1]
+        assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("stream", ["full", "closed"])
+def test_a_log_that_cannot_be_written_ends_nothing(daemon: RunningDaemon, stream: str) -> None:
+    daemon.folder.mkdir()
+    daemon.write_settings("")
+    reading, writing = os.pipe()
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "syncd.cli.main", "serve"],
+            env=daemon.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=full if stream == "full" else writing,
+        )
+    os.close(writing)
+    try:
+        eventually(lambda: daemon.ops("/healthz")[0] == 200)
+        os.close(reading)
+        process.send_signal(signal.SIGHUP)  # which is logged
+        daemon.write_settings('[[models]]\nname = "127.0.0.1:1/none/mistral:7b"\n')
+        eventually(lambda: daemon.status()["models"])
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_new_settings_ask_for_and_cannot_have_is_told_and_tried_again(daemon: RunningDaemon) -> None:
+    with daemon, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        before, daemon.ops_port = daemon.ops_port, taken.getsockname()[1]
+        daemon.write_settings("")
+        fault = eventually(lambda: daemon.status()["settings"]["fault"])
+        daemon.ops_port = before
+        rejected = daemon.metric("syncd_settings_rejected")
+        taken.close()
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        eventually(lambda: daemon.status()["settings"]["fault"] is None)
+
+    assert "listens on" in fault
+    assert rejected == 1
+
+
+def test_a_folder_that_nobody_may_read_does_not_keep_the_daemon_from_starting(unprivileged: RunningDaemon) -> None:
+    with unprivileged:
+        pass
+    closed = unprivileged.store / "manifests" / "registry.ollama.ai"
+    closed.mkdir(mode=0)
+    if os.geteuid() == 0:
+        os.chown(closed, pwd.getpwnam("nobody").pw_uid, -1)
+    try:
+        with unprivileged:
+            assert unprivileged.ops("/healthz")[0] == 200
+    finally:
+        closed.chmod(0o700)
+
+    assert unprivileged.events("inventory.failed")

@@ -1,5 +1,6 @@
 """What systemd hears: real datagrams on a real NOTIFY_SOCKET."""
 
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,3 +70,19 @@ def test_the_watchdogs_time_is_for_the_process_that_it_names() -> None:
 def test_without_a_manager_nothing_is_sent_and_nothing_fails(tmp_path: Path) -> None:
     Notifier.of({}, 1).ready("x")
     Notifier.of({"NOTIFY_SOCKET": str(tmp_path / "gone")}, 1).ready("x")
+
+
+def test_a_manager_that_has_no_room_is_told_of(notifier: Notifier) -> None:
+    heard = [notifier.ready("x") for _ in range(2000)]
+
+    assert heard[0]
+    assert not heard[-1]
+
+
+def test_no_descriptor_left_is_no_failure(notifier: Notifier) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        notifier.alive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -27,6 +27,7 @@ _COMMANDS = {
     "gc": "syncd.cli.removing:gc",
     "status": "syncd.cli.status:status",
     "cancel": "syncd.cli.cancelling:cancel",
+    "smoke": "syncd.cli.smoking:smoke",
     "config": "syncd.cli.config:config",
     "serve": "syncd.cli.serve:serve",
 }
@@ -37,7 +38,8 @@ _EXIT_CODES = """
 \b
 Exit codes:
   0 done, 1 failed, 2 usage, 3 not found, 4 not authorised, 5 registry
-  unreachable, 6 integrity, 7 no space, 8 busy, 10 configuration,
+  unreachable, 6 integrity, 7 no space, 8 busy, 9 a server failed,
+  10 configuration,
   128 + number of the signal: interrupted
 """
 

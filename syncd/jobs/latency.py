@@ -25,45 +25,43 @@ class Percentiles:
 
 
 class Latencies:
-    """Counts by bucket: about a thousand numbers at most."""
+    """``buckets``: how many by bucket, about a thousand at most. ``longest``: seconds, exact."""
 
     def __init__(self) -> None:
-        self._buckets: Counter[int] = Counter()
-        self._count = 0
-        self._longest = 0.0
+        self.buckets: Counter[int] = Counter()
+        self.longest = 0.0
 
     @classmethod
     def together(cls, several: Iterable["Latencies"]) -> Self:
         """All of them as one."""
         whole = cls()
         for one in several:
-            whole._buckets.update(one._buckets)
-            whole._count += one._count
-            whole._longest = max(whole._longest, one._longest)
+            whole.buckets.update(one.buckets)
+            whole.longest = max(whole.longest, one.longest)
         return whole
 
     def add(self, seconds: float) -> None:
         """One more."""
         bucket = math.ceil(math.log(seconds / _LEAST, _GROWTH)) if seconds > _LEAST else 0
-        self._buckets[min(bucket, _LAST)] += 1
-        self._count += 1
-        self._longest = max(self._longest, seconds)
+        self.buckets[min(bucket, _LAST)] += 1
+        self.longest = max(self.longest, seconds)
 
     def percentiles(self) -> Percentiles | None:
         """By nearest rank; None where there is nothing."""
-        if not self._count:
+        if not self.buckets:
             return None
         p50, p90, p99 = self._at((0.50, 0.90, 0.99))
-        return Percentiles(p50, p90, p99, self._longest)
+        return Percentiles(p50, p90, p99, self.longest)
 
     def _at(self, shares: Iterable[float]) -> list[float]:
         """The upper end of the bucket that holds each share; ``shares`` ascend."""
-        ranks = [math.ceil(share * self._count) for share in shares]
+        count = self.buckets.total()
+        ranks = [math.ceil(share * count) for share in shares]
         found: list[float] = []
         seen = 0
-        for bucket, number in sorted(self._buckets.items()):
+        for bucket, number in sorted(self.buckets.items()):
             seen += number
             while len(found) < len(ranks) and seen >= ranks[len(found)]:
-                end = self._longest if bucket == _LAST else _LEAST * _GROWTH**bucket
-                found.append(min(end, self._longest))
+                end = self.longest if bucket == _LAST else _LEAST * _GROWTH**bucket
+                found.append(min(end, self.longest))
         return found

@@ -143,7 +143,7 @@ class Smoke:
         return (self._clock() if self._ended is None else self._ended) - self._begun
 
     async def run(self) -> None:
-        """Send all that is due, when it is due, and wait for the last answer. Cancelled, it leaves what is under way."""
+        """Send all that is due, when it is due, and wait for the last answer; cancelled, wait for none."""
         self._begun = begun = self._clock()
         try:
             async with asyncio.TaskGroup() as group:

@@ -1,6 +1,7 @@
 """Reloading one server: the steps of its plan, and whether it serves the new version then."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +13,7 @@ from syncd.errors import ConfigurationError, SyncdError
 from syncd.instances.model import Instance, ReloadWay
 from syncd.instances.ollama import Loaded, OllamaServer, ProbeError
 from syncd.jobs import commands
-from syncd.jobs.reload import ModelSteps, ServerPlan, Step, Update, lists, plan, stale
+from syncd.jobs.reload import ModelSteps, ServerPlan, Step, Update, holds, lists, plan, stale
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
 
@@ -86,13 +87,24 @@ class Reloader:
     """Does what a plan says. ``count`` hears of each step."""
 
     def __init__(
-        self, servers: Servers, engine: Callable[[], Engine | None], *, patience: Callable[[], float], count: Count
+        self,
+        servers: Servers,
+        engine: Callable[[], Engine | None],
+        *,
+        patience: Callable[[], float],
+        count: Count,
+        on_restart: Callable[[str], None],
     ) -> None:
-        """``engine``: None where the settings name none. ``patience``: seconds that a server has to come back."""
+        """``engine``: None where the settings name none. ``patience``: seconds that a server has to come back.
+
+        ``on_restart`` hears of each server that has come back.
+        """
         self._servers = servers
         self._engine = engine
         self._patience = patience
         self._count = count
+        self._on_restart = on_restart
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def unload(self, instance: Instance, name: ModelName) -> None:
         """Have the server let go of what ``name`` means now; what it is at ends undisturbed. Raise ``SyncdError``."""
@@ -103,9 +115,19 @@ class Reloader:
         """What the server has loaded. Raise ``SyncdError``."""
         return await self._servers.server(instance.name).ps()
 
-    async def load(self, instance: Instance, name: ModelName) -> None:
-        """Have the server load it. Raise ``SyncdError``."""
-        await self._counted(Step.LOAD, _load(self._servers.server(instance.name), name))
+    async def warm(self, instance: Instance, names: Sequence[ModelName]) -> tuple[ModelName, ...]:
+        """Have the server load those that it has not loaded, one after another; which those were.
+
+        Raise ``SyncdError``.
+        """
+        server = self._servers.server(instance.name)
+        warmed = []
+        async with self._turns[instance.name]:
+            for name in names:
+                if not holds(name, await server.ps()):
+                    await self._counted(Step.LOAD, _load(server, name))
+                    warmed.append(name)
+        return tuple(warmed)
 
     async def fit(self, instances: Sequence[Instance], updates: Sequence[Update]) -> frozenset[str]:
         """The servers that answer, and list all of these versions."""
@@ -122,6 +144,10 @@ class Reloader:
 
     async def reload(self, instance: Instance, updates: Sequence[Update]) -> Mapping[ModelName, Verdict]:
         """Bring the server to serve ``updates``; how each of them stands there then. Every failure is a verdict."""
+        async with self._turns[instance.name]:
+            return await self._reload(instance, updates)
+
+    async def _reload(self, instance: Instance, updates: Sequence[Update]) -> Mapping[ModelName, Verdict]:
         try:
             server = self._servers.server(instance.name)
             well = await self.fit((instance,), updates)
@@ -138,6 +164,7 @@ class Reloader:
         await self._counted(todo.restart, self._restart(instance))
         self._servers.restarted(instance.name)
         await self._until_it_answers(server)
+        self._on_restart(instance.name)
 
     async def _restart(self, instance: Instance) -> None:
         if instance.reload is ReloadWay.EXEC:

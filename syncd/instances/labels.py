@@ -50,9 +50,10 @@ def is_marked(labels: Mapping[str, str]) -> bool:
     return _BOOLEANS.get(labels.get(MARK, "").strip().lower(), False)
 
 
-def labelled(containers: Iterable[Container]) -> Labelled:
-    """What the labels of ``containers`` say, those without the mark left aside."""
-    instances: dict[str, Instance] = {}
+def labelled(containers: Iterable[Container], *, taken: Iterable[Instance] = ()) -> Labelled:
+    """What the labels of ``containers`` say, those without the mark left aside. ``taken``: who has a name already."""
+    names = {one.name.casefold(): one for one in taken}
+    instances: list[Instance] = []
     faults: list[str] = []
     for container in sorted(containers, key=lambda one: (one.name, one.id)):
         if not is_marked(container.labels):
@@ -68,13 +69,15 @@ def labelled(containers: Iterable[Container]) -> Labelled:
         except _BadLabelError as error:
             faults.append(f"container {shown}: {error}: it is left out")
             continue
-        if (first := instances.get(instance.name)) is not None:
-            faults.append(f"container {shown}: container {first.container} is {instance.name} already: it is left out")
+        first = names.setdefault(instance.name.casefold(), instance)
+        if first is not instance:
+            owner = "the settings" if first.origin is Origin.SETTINGS else f"container {first.container}"
+            faults.append(f"container {shown}: {instance.name} is what {owner} calls another: it is left out")
         elif len(instances) == MAX_INSTANCES:
             faults.append(f"container {shown}: there are {MAX_INSTANCES} instances already: it is left out")
         else:
-            instances[instance.name] = instance
-    return Labelled(tuple(instances[name] for name in sorted(instances)), tuple(faults))
+            instances.append(instance)
+    return Labelled(tuple(sorted(instances, key=lambda one: one.name)), tuple(faults))
 
 
 def _instance(container: Container) -> Instance:
@@ -113,7 +116,10 @@ def _port(labels: Mapping[str, str]) -> int:
 
 
 def _signal(labels: Mapping[str, str]) -> str:
-    return _checked(labels, "signal", "SIGHUP", lambda text: text in signal.Signals.__members__, "for example SIGHUP")
+    name = f"SIG{_text(labels, 'signal', 'SIGHUP').removeprefix('SIG')}"
+    if name not in signal.Signals.__members__:
+        raise _bad("signal", name, "for example SIGHUP")
+    return name
 
 
 def _one_of(labels: Mapping[str, str], key: str, default: str, choice: Mapping[str, T]) -> T:

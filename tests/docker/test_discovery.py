@@ -1,0 +1,221 @@
+"""Containers are followed as they start, stop and move, and so is an Engine that goes and comes back."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.docker.engine import DockerEngine, needs_docker
+from tests.docker.sleepers import COMMAND, ready
+from tests.docker.watcher import settings, watching
+
+
+def labels(**more: str) -> dict[str, str]:
+    return {"syncd.instance": "true", **{f"syncd.{key}": value for key, value in more.items()}}
+
+
+@pytest.fixture
+def own_engine() -> Iterator[DockerEngine]:
+    """An Engine that a test may end."""
+    needs_docker()
+    with DockerEngine() as engine:
+        yield engine
+
+
+async def test_what_runs_already_is_found_and_what_starts_is_added(docker: DockerEngine) -> None:
+    docker.run("ollama-1", COMMAND, labels=labels(port="11434"))
+    async with watching(docker) as watcher:
+        await watcher.until(lambda: watcher.names == ("ollama-1",))
+
+        docker.run("ollama-2", COMMAND, labels=labels(port="11435"))
+        docker.run("postgres", COMMAND)
+
+        await watcher.until(lambda: watcher.names == ("ollama-1", "ollama-2"))
+    assert watcher.urls == ("http://127.0.0.1:11434", "http://127.0.0.1:11435")
+    assert watcher.restarted == []
+
+
+async def test_what_is_stopped_leaves_after_a_while(docker: DockerEngine) -> None:
+    docker.run("ollama-1", COMMAND, labels=labels())
+    docker.run("ollama-2", COMMAND, labels=labels(port="11435"))
+    async with watching(docker) as watcher:
+        await watcher.until(lambda: len(watcher.names) == 2)
+
+        docker.stop_container("ollama-1")
+        docker.remove("ollama-2")
+
+        await watcher.until(lambda: watcher.names == ())
+
+
+async def test_what_dies_stays_an_instance_that_is_down(docker: DockerEngine) -> None:
+    docker.run("ollama-1", COMMAND, labels=labels())
+    async with watching(docker) as watcher:
+        await watcher.until(lambda: watcher.names == ("ollama-1",))
+
+        docker.kill("ollama-1")
+        await asyncio.sleep(1.0)  # nothing is to happen
+
+        assert watcher.names == ("ollama-1",)
+        docker.start_container("ollama-1")
+        await watcher.until(lambda: watcher.restarted == ["ollama-1"])
+    assert watcher.told == 1
+
+
+async def test_a_restart_is_told_and_nobody_leaves_for_it(docker: DockerEngine) -> None:
+    docker.run("ollama-1", COMMAND, labels=labels())
+    ready(docker, "ollama-1")
+    async with watching(docker) as watcher:
+        await watcher.until(lambda: watcher.names == ("ollama-1",))
+
+        docker.restart("ollama-1")
+
+        await watcher.until(lambda: watcher.restarted)
+    assert watcher.restarted == ["ollama-1"]
+    assert watcher.told == 1
+
+
+async def test_a_container_made_anew_is_a_restart_of_its_instance(docker: DockerEngine) -> None:
+    docker.run("ollama-1", COMMAND, labels=labels(name="gpu-1"))
+    async with watching(docker) as watcher:
+        await watcher.until(lambda: watcher.names == ("gpu-1",))
+
+        docker.remove("ollama-1")
+        docker.run("ollama-1", COMMAND, labels=labels(name="gpu-1", port="11436"))
+
+        await watcher.until(lambda: watcher.restarted == ["gpu-1"])
+    assert watcher.urls == ("http://127.0.0.1:11436",)
+
+
+async def test_a_new_name_is_followed(docker: DockerEngine) -> None:
+    docker.run("ollama-1", COMMAND, labels=labels())
+    async with watching(docker) as watcher:
+        await watcher.until(lambda: watcher.names == ("ollama-1",))
+
+        docker.rename("ollama-1", "ollama-9")
+
+        await watcher.until(lambda: watcher.names == ("ollama-9",))
+
+
+async def test_a_bad_label_is_reported_and_the_others_are_followed(docker: DockerEngine) -> None:
+    docker.run("ollama-1", COMMAND, labels=labels(port="many"))
+    docker.run("ollama-2", COMMAND, labels=labels())
+    async with watching(docker) as watcher:
+        await watcher.until(lambda: watcher.names == ("ollama-2",))
+
+        assert "ollama-1" in watcher.faults[0]
+        assert "syncd.port" in watcher.faults[0]
+
+
+async def test_without_discovery_only_restarts_of_configured_containers_are_told(docker: DockerEngine) -> None:
+    for name in ("ollama-1", "other"):
+        docker.run(name, COMMAND, labels=labels())
+        ready(docker, name)
+    configured = {"name": "first", "url": "http://127.0.0.1:11434", "container": "ollama-1"}
+    async with watching(docker, discover=False, instances=(configured,)) as watcher:
+        await watcher.looked()
+
+        docker.restart("other")
+        docker.restart("ollama-1")
+
+        await watcher.until(lambda: watcher.restarted)
+    assert watcher.restarted == ["first"]
+    assert watcher.told == 0
+
+
+async def test_a_configured_container_is_no_second_instance(docker: DockerEngine) -> None:
+    docker.run("ollama-1", COMMAND, labels=labels())
+    docker.run("ollama-2", COMMAND, labels=labels(port="11435"))
+    configured = {"name": "first", "url": "http://127.0.0.1:11434", "container": "ollama-1"}
+
+    async with watching(docker, instances=(configured,)) as watcher:
+        await watcher.until(lambda: watcher.names == ("ollama-2",))
+
+
+async def test_a_configured_container_that_is_not_there_is_reported(docker: DockerEngine) -> None:
+    configured = {"name": "first", "url": "http://127.0.0.1:11434", "container": "ollama-7"}
+
+    async with watching(docker, instances=(configured,)) as watcher:
+        await watcher.until(lambda: watcher.faults)
+
+        assert watcher.faults == ("instance first: Docker has no container ollama-7",)
+
+
+async def test_settings_turn_it_off_and_on(docker: DockerEngine) -> None:
+    docker.run("ollama-1", COMMAND, labels=labels())
+    async with watching(docker) as watcher:
+        await watcher.until(lambda: watcher.names == ("ollama-1",))
+
+        await watcher.given.put(settings(None, discover=False))
+        await watcher.until(lambda: watcher.names == ())
+        await watcher.given.put(settings(docker.url))
+
+        await watcher.until(lambda: watcher.names == ("ollama-1",))
+    assert watcher.restarted == []
+
+
+async def test_an_engine_that_restarts_is_followed_again(own_engine: DockerEngine) -> None:
+    own_engine.run("stays", COMMAND, labels=labels(), restart="always")
+    own_engine.run("falls", COMMAND, labels=labels(port="11435"))
+    async with watching(own_engine) as watcher:
+        await watcher.until(lambda: watcher.names == ("falls", "stays"))
+
+        await asyncio.to_thread(own_engine.stop)
+        await watcher.until(lambda: watcher.fault)
+        assert watcher.names == ("falls", "stays")
+        own_engine.start()
+
+        await watcher.until(lambda: watcher.restarted == ["stays"])
+        assert watcher.names == ("falls", "stays")
+        assert watcher.fault == ""
+        own_engine.run("added", COMMAND, labels=labels(port="11436"))
+        await watcher.until(lambda: "added" in watcher.names)
+
+
+async def test_an_engine_that_comes_late_is_found(own_engine: DockerEngine) -> None:
+    own_engine.run("ollama-1", COMMAND, labels=labels(), restart="always")
+    own_engine.stop()
+    async with watching(own_engine) as watcher:
+        await watcher.until(lambda: watcher.fault)
+
+        own_engine.start()
+
+        await watcher.until(lambda: watcher.names == ("ollama-1",))
+
+
+async def test_a_stream_that_breaks_is_opened_again(docker: DockerEngine) -> None:
+    """Through a proxy that is cut, as a connection to an Engine over TCP may be."""
+    docker.run("ollama-1", COMMAND, labels=labels())
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+    pipes: list[asyncio.StreamWriter] = []
+
+    async def through(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_unix_connection(docker.socket)
+        pipes.extend((writer, inner_writer))
+        await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+
+    async with await asyncio.start_server(through, "127.0.0.1", port), watching(docker) as watcher:
+        await watcher.given.put(settings(f"tcp://127.0.0.1:{port}"))
+        await watcher.until(lambda: watcher.names == ("ollama-1",))
+        await watcher.looked()
+
+        for pipe in pipes:
+            pipe.transport.abort()
+        await watcher.until(lambda: watcher.fault)
+        docker.run("ollama-2", COMMAND, labels=labels(port="11435"))
+
+        await watcher.until(lambda: watcher.names == ("ollama-1", "ollama-2"))
+        for pipe in pipes:
+            pipe.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while part := await reader.read(65536):
+            writer.write(part)
+            await writer.drain()
+    except OSError:
+        pass
+    writer.close()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.support.standin.gguf_header import BadGguf, Header, read_header
+from tests.support.standin.gguf_header import BadGguf, Header, read_header, read_whole_header
 from tests.support.standin.store import Manifest, Store
 
 _LAYER = "application/vnd.ollama.image."
@@ -126,13 +126,13 @@ def shown(model: Model) -> dict[str, Any]:
     if model.remote is None:
         if model.weights is None:
             raise FileNotFoundError(2, "no such file or directory", "")
-        header = read_header(model.weights)
+        header = read_whole_header(model.weights)
         answer["model_info"] = _information(header, without=("general.name", "tokenizer.chat_template"))
         answer["tensors"] = [
             {"name": tensor.name, "type": tensor.kind, "shape": list(tensor.shape)} for tensor in header.tensors
         ]
         if model.projectors:
-            answer["projector_info"] = _information(read_header(model.projectors[0]), without=())
+            answer["projector_info"] = _information(read_whole_header(model.projectors[0]), without=())
     return {key: value for key, value in answer.items() if value or key in ("model_info", "details")}
 
 

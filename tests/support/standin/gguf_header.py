@@ -67,6 +67,15 @@ def read_header(path: Path) -> Header:
         return Header(fields, tuple(found), start + max(sizes))
 
 
+def read_whole_header(path: Path) -> Header:
+    """The header of a file that holds all the tensors it speaks of. Raise as ``read_header``."""
+    header = read_header(path)
+    size = path.stat().st_size
+    if size < header.end:
+        raise BadGguf(f"tensor offset+size ({header.end}) exceeds file size ({size})")
+    return header
+
+
 def _field(file: BinaryIO) -> tuple[str, Any]:
     key = _text(file)
     (kind,) = _unpack(file, "<I")

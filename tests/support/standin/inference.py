@@ -126,7 +126,7 @@ class Inference:
 def _refuse_remote(model: Model) -> None:
     """A stub's request would go to the host it stands for; nothing here may call out."""
     if model.remote is not None:
-        raise Refused(502, f"the stand-in does not call {model.remote[0]}")
+        raise Refused(400, "this server cannot run this remote model")
 
 
 def _require(model: Model, capability: str, error: str) -> None:

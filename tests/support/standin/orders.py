@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.standin.names import InvalidName, Name
 
-INFERENCE = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings")
+INFERENCE = ("/api/generate", "/api/chat", "/api/embed")
 
 
 class What(StrEnum):

@@ -116,6 +116,26 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
 
 
+class RolloutInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest rollout of a model. ``digest``: what goes to the servers; ``previous``: what it replaced.
+
+    ``change``: ``new``, ``weights``, ``text``, or ``asked`` (an operator's reload). ``state``: ``running``, ``halted``
+    (``reason`` says where), ``done``, or ``reverted`` (the previous version is back, this one is refused).
+    ``done``, ``failed``, ``waiting``: servers.
+    """
+
+    name: str
+    digest: str
+    previous: str | None
+    change: str
+    state: str
+    since: str
+    done: tuple[str, ...]
+    failed: tuple[str, ...]
+    waiting: tuple[str, ...]
+    reason: str | None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /syncd/v1/status``: everything at a glance. ``jobs``: those that run, then those that ended lately.
 
@@ -128,13 +148,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[DesiredModel, ...]
     unmanaged: tuple[UnmanagedModel, ...]
     jobs: tuple[JobInfo, ...]
+    rollouts: tuple[RolloutInfo, ...] = ()
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /syncd/v1/events``: a fact, as it happens. ``name``: the model that it is about, ``job``: the job.
 
     ``event``: ``job.started``, ``job.ended``, ``settings.applied``, ``settings.refused``, ``model.restored``,
-    ``model.pending``, ``model.removed``, ``heartbeat``.
+    ``model.pending``, ``model.removed``, ``rollout.started``, ``rollout.tried``, ``rollout.halted``, ``rollout.done``,
+    ``rollout.reverted``, ``server.prewarmed``, ``heartbeat``.
     """
 
     event: str
@@ -174,6 +196,39 @@ class CancelRequest(msgspec.Struct, frozen=True):
 
     job: str | None = None
     name: str | None = None
+
+
+class ReloadRequest(msgspec.Struct, frozen=True):
+    """``POST /syncd/v1/reload``. ``models``, ``instances``: null means all.
+
+    ``prove``: reload nothing, and make a token of each model where that is allowed. ``resume``: go on with rollouts
+    that have halted; it goes to all of their servers.
+    """
+
+    models: tuple[str, ...] | None = None
+    instances: tuple[str, ...] | None = None
+    prove: bool = False
+    resume: bool = False
+
+
+class ReloadTried(msgspec.Struct, frozen=True, tag_field="event", tag="tried"):
+    """How a model stands on a server. ``result``: ``proved``, ``served``, or ``failed`` (``reason`` says why).
+
+    ``stale``: the server still holds older weights, until ``stale_until`` (null: until it is told to let go of them).
+    """
+
+    instance: str
+    model: str
+    result: str
+    reason: str | None
+    stale: bool
+    stale_until: str | None
+
+
+class ReloadEnded(msgspec.Struct, frozen=True, tag_field="event", tag="reloaded"):
+    """Last line of a reload: how it ended for each model."""
+
+    rollouts: tuple[RolloutInfo, ...]
 
 
 class Jobs(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ import hashlib
 import msgspec
 import structlog
 
+from syncd.aio import in_thread
 from syncd.errors import SyncdError
 from syncd.jobs.reload import Change
 from syncd.jobs.reload_server import Result
@@ -35,30 +36,62 @@ class RolloutNote(msgspec.Struct, frozen=True, kw_only=True):
     insisted: bool
 
 
-def recall(files: StateFiles) -> dict[str, Rollout]:
-    """Every rollout that an earlier life noted, by folded name. Blocks. What cannot be read is dropped, and logged."""
-    found = {}
-    for file in files.names():
-        if not file.startswith(_PREFIX):
-            continue
+class RolloutBook:
+    """The latest rollout of each model."""
+
+    def __init__(self, files: StateFiles) -> None:
+        """Read what the last life left. Blocks for a moment. What cannot be read is dropped, and logged."""
+        self._files = files
+        self._rollouts: dict[str, Rollout] = {}
+        for file in files.names():
+            if file.startswith(_PREFIX):
+                self._recall(file)
+
+    def of(self, name: ModelName) -> Rollout | None:
+        """The latest of this model."""
+        return self._rollouts.get(name.folded)
+
+    def all(self) -> tuple[Rollout, ...]:
+        """By name; what is merely about to be published is none yet."""
+        told = (one for one in self._rollouts.values() if one.state is not State.ANNOUNCED)
+        return tuple(sorted(told, key=lambda one: one.name))
+
+    def unfinished(self) -> tuple[Rollout, ...]:
+        """Those that an earlier life was at."""
+        return tuple(one for one in self._rollouts.values() if one.state in (State.ANNOUNCED, State.RUNNING))
+
+    async def begin(self, rollout: Rollout) -> None:
+        """From now on this is the latest. Raise ``SyncdError`` where that cannot be made durable."""
+        self._rollouts[rollout.name.folded] = rollout
+        await in_thread(self._write, rollout)
+
+    async def note(self, rollout: Rollout) -> None:
+        """How it goes on; nothing, if a newer version has overtaken it. A full disk is logged, and stops no rollout."""
+        now = self.of(rollout.name)
+        if now is None or now.digest != rollout.digest:
+            return
         try:
-            rollout = _rollout(msgspec.json.decode(files.read(file) or b"", type=RolloutNote))
+            await self.begin(rollout)
+        except SyncdError as error:
+            log.warning("rollout.not_noted", name=str(rollout.name), error=error.message)
+
+    async def forget(self, rollout: Rollout) -> None:
+        """It came to nothing; one that has begun meanwhile stays."""
+        if self.of(rollout.name) is rollout:
+            del self._rollouts[rollout.name.folded]
+            await in_thread(self._files.remove, _file(rollout.name))
+
+    def _write(self, rollout: Rollout) -> None:
+        self._files.write(_file(rollout.name), msgspec.json.format(msgspec.json.encode(_note(rollout))))
+
+    def _recall(self, file: str) -> None:
+        try:
+            rollout = _rollout(msgspec.json.decode(self._files.read(file) or b"", type=RolloutNote))
         except (SyncdError, msgspec.MsgspecError) as error:
             log.error("rollout.unreadable", file=file, error=str(error))  # noqa: TRY400 - where it was read says nothing
-            files.remove(file)
+            self._files.remove(file)
         else:
-            found[rollout.name.folded] = rollout
-    return found
-
-
-def note(files: StateFiles, rollout: Rollout) -> None:
-    """Durable when it returns. Blocks. Raise ``SyncdError``."""
-    files.write(_file(rollout.name), msgspec.json.format(msgspec.json.encode(_note(rollout))))
-
-
-def forget(files: StateFiles, name: ModelName) -> None:
-    """Nothing is remembered of it any more. Blocks."""
-    files.remove(_file(name))
+            self._rollouts[rollout.name.folded] = rollout
 
 
 def _file(name: ModelName) -> str:

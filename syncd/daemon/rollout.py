@@ -1,0 +1,282 @@
+"""Rollouts in the daemon: what pulls publish is brought to the servers, one after another.
+
+One task takes rollouts and an operator's reloads in turn, so that never more servers are at it than the settings allow.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import structlog
+
+from syncd.aio import in_thread
+from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.prewarm import Prewarm, kept_warm
+from syncd.daemon.reconcile import InForce
+from syncd.daemon.rollout_asked import Asked
+from syncd.daemon.rollout_memory import RolloutBook
+from syncd.daemon.settings import Settings
+from syncd.daemon.telemetry_rollout import RolloutTelemetry
+from syncd.errors import NotFoundError, SyncdError
+from syncd.instances.model import Instance
+from syncd.jobs.board import JobState, JobView
+from syncd.jobs.reload import Update, change_of, holds, to_unload
+from syncd.jobs.reload_revert import bring_back, let_go, other_weights, warm_again
+from syncd.jobs.reload_server import Engine, Reloader, Servers, Verdict
+from syncd.jobs.rollout import Roller, Rollout, State, Tried, halt
+from syncd.oci.digest import Digest
+from syncd.oci.manifest import Manifest
+from syncd.oci.name import ModelName
+from syncd.store.root import Store
+
+log = structlog.get_logger()
+
+
+class Rollouts:
+    """A service. The pulls' ``before_publish``, the board's ``job_changed``, and what an operator asks for end here."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        servers: Servers,
+        engine: Callable[[], Engine | None],
+        settings: InForce,
+        chronicle: Chronicle,
+        telemetry: RolloutTelemetry,
+        clock: Callable[[], float],
+    ) -> None:
+        """``clock``: seconds since the epoch. Blocks for a moment: what the last life left is read."""
+        self._store = store
+        self._servers = servers
+        self._settings = settings
+        self._chronicle = chronicle
+        self._clock = clock
+        self._reloader = Reloader(
+            servers,
+            engine,
+            patience=lambda: self._now.probes.proof_timeout,
+            count=telemetry.stepped,
+            on_restart=self.server_started,
+        )
+        self._prewarm = Prewarm(store, servers, self._reloader, settings=lambda: self._now, chronicle=chronicle)
+        self.book = RolloutBook(store.state)
+        self._due = {one.name.folded: one.name for one in self.book.unfinished()}
+        self._asked: deque[Asked] = deque()
+        self._stirred = asyncio.Event()
+        telemetry.watch(self.book.all)
+
+    @property
+    def _now(self) -> Settings:
+        return self._settings.current.settings
+
+    # What others tell and ask
+
+    def refused(self, name: ModelName, digest: Digest) -> str | None:
+        """Why this version is not to be published again by itself; None: it may be."""
+        one = self.book.of(name)
+        if one is None or one.state is not State.REVERTED or one.digest != digest:
+            return None
+        return f"taken back: {one.reason}; 'syncd pull {name}' insists on it"
+
+    async def before_publish(self, name: ModelName, old: Manifest | None, new: Manifest) -> None:
+        """Have the servers let go of old weights while their name still means them; remember who had them loaded."""
+        instances = self._servers.instances()
+        if not instances or (old is not None and old.digest == new.digest):
+            return
+        change = change_of(old, new)
+        warm = frozenset[str]() if old is None else await self._warm(instances, name)
+        rollout = Rollout(
+            name=name,
+            digest=new.digest,
+            change=change,
+            previous=None if old is None else old.digest,
+            at=self._clock(),
+            state=State.ANNOUNCED,
+            warm=warm,
+            insisted=self._is_insisted_on(name, new.digest),
+        )
+        await self.book.begin(rollout)
+        await let_go(self._reloader, (one for one in to_unload(instances, change) if one.name in warm), name)
+
+    def job_changed(self, view: JobView) -> None:
+        """A pull has ended: well or not, it may have published something."""
+        name = view.reference.name
+        one = self.book.of(name)
+        if view.state is not JobState.RUNNING and one is not None and one.state is State.ANNOUNCED:
+            self._due[name.folded] = name
+            self._stirred.set()
+
+    def server_started(self, instance: str) -> None:
+        """It is up, or up again: what is to be kept warm is to be loaded there."""
+        self._prewarm.started(instance)
+
+    def ask(self, asked: Asked) -> None:
+        """Do what an operator wants, after what is under way."""
+        self._asked.append(asked)
+        self._stirred.set()
+
+    # The service
+
+    async def run(self) -> None:
+        """It ends by cancellation; the next life goes on with what is under way."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._prewarm.run(), name="prewarm")
+                group.create_task(self._follow_settings(), name="prewarm by new settings")
+                while True:
+                    await self._something_to_do()
+                    if self._asked:
+                        await self._do(self._asked.popleft())
+                    else:
+                        await self._roll_out()
+        finally:
+            for asked in self._asked:
+                asked.end(_STOPPING)
+
+    async def _follow_settings(self) -> None:
+        revision = self._settings.revision
+        while True:
+            revision = await self._settings.changed(revision)
+            for instance in self._servers.instances():
+                self._prewarm.started(instance.name)
+
+    async def _something_to_do(self) -> None:
+        """An operator's wish counts at once, updates when no more of them are waited for."""
+        settled: float | None = None
+        loop = asyncio.get_running_loop()
+        while not self._asked:
+            if settled is None and self._due:
+                settled = loop.time() + self._now.reload.settle
+            self._stirred.clear()
+            try:
+                async with asyncio.timeout_at(settled):
+                    await self._stirred.wait()
+            except TimeoutError:
+                return
+
+    async def _roll_out(self) -> None:
+        due, self._due = self._due, {}
+        published = []
+        for name in due.values():
+            if (one := self.book.of(name)) is None:
+                continue
+            if await self._is_published(one):
+                published.append(one)
+            else:
+                await self.book.forget(one)
+        if published:
+            await self._begin(published, self._tried)
+
+    async def _do(self, asked: Asked) -> None:
+        try:
+            if asked.resume:
+                ended = await self._resume(asked)
+            else:
+                ended = await self._roller(asked.instances, asked.tried, asked=asked).run(asked.rollouts)
+        except SyncdError as error:
+            asked.end(error)
+        except BaseException:
+            asked.end(_STOPPING)
+            raise
+        else:
+            asked.end(ended)
+
+    async def _resume(self, asked: Asked) -> tuple[Rollout, ...]:
+        halted = [one for one in asked.rollouts if await self._is_published(one)]
+        if not halted:
+            raise NotFoundError("what had halted is not published any more")
+
+        def tried(name: ModelName, instance: str, verdict: Verdict) -> None:
+            asked.tried(name, instance, verdict)
+            self._tried(name, instance, verdict)
+
+        return await self._begin(halted, tried)
+
+    async def _begin(self, rollouts: Sequence[Rollout], tried: Tried) -> tuple[Rollout, ...]:
+        """Go on with what pulls have published; all is noted, and told."""
+        running = [replace(one, state=State.RUNNING, reason=None) for one in rollouts]
+        instances = self._servers.instances()
+        log.info("rollout.started", models=[str(one.name) for one in running], servers=len(instances))
+        for one in running:
+            self._chronicle.tell("rollout.started", name=str(one.name), detail=str(one.digest))
+        ended = await self._roller(instances, tried).run(running)
+        for one in ended:
+            log.info("rollout.ended", name=str(one.name), state=one.state.value, reason=one.reason)
+            self._chronicle.tell(f"rollout.{one.state}", name=str(one.name), detail=one.reason)
+        return ended
+
+    def _roller(self, instances: Sequence[Instance], tried: Tried, *, asked: Asked | None = None) -> Roller:
+        async def update_of(rollout: Rollout) -> Update:
+            return await in_thread(self._update_of, rollout, instances, only_prove=asked is not None and asked.prove)
+
+        return Roller(
+            reloader=self._reloader,
+            instances=instances,
+            at_once=self._now.reload.max_unavailable,
+            update_of=update_of,
+            note=_note_nothing if asked else self.book.note,
+            tried=tried,
+            revert=self._revert,
+        )
+
+    def _update_of(self, rollout: Rollout, instances: Sequence[Instance], *, only_prove: bool) -> Update:
+        name = rollout.name
+        manifest = self._store.models.read(name)
+        old = other_weights(self._store, name, manifest) if manifest else frozenset[str]()
+        keep = (one.name for one in instances if name in kept_warm(self._now, one))
+        return Update(
+            name=name,
+            digest=rollout.digest,
+            change=rollout.change,
+            outdated=old,
+            warm=rollout.warm,
+            keep_warm=frozenset(keep),
+            only_prove=only_prove,
+        )
+
+    async def _revert(self, rollout: Rollout) -> Rollout:
+        instances = self._servers.instances()
+        try:
+            await bring_back(self._store, rollout, self._reloader, instances)
+        except SyncdError as error:
+            log.warning("rollout.not_reverted", name=str(rollout.name), error=error.message)
+            return halt(rollout, f"{rollout.reason}; the older version cannot be brought back: {error.message}")
+        await self.book.note(rollout)  # from here on this version is refused, whatever happens to this process
+        await warm_again(self._store, rollout, self._reloader, instances)
+        return rollout
+
+    # Steps of the above
+
+    def _tried(self, name: ModelName, instance: str, verdict: Verdict) -> None:
+        log.info("rollout.tried", name=str(name), instance=instance, result=verdict.result, reason=verdict.reason)
+        self._chronicle.tell("rollout.tried", name=str(name), detail=f"{instance}: {verdict.reason or verdict.result}")
+
+    async def _is_published(self, rollout: Rollout) -> bool:
+        try:
+            return await in_thread(self._store.models.tag_digest, rollout.name) == rollout.digest
+        except SyncdError:
+            return False
+
+    async def _warm(self, instances: Sequence[Instance], name: ModelName) -> frozenset[str]:
+        async def one(instance: Instance) -> bool:
+            try:
+                return holds(name, await self._reloader.loaded(instance))
+            except SyncdError:
+                return False
+
+        found = await asyncio.gather(*map(one, instances))
+        return frozenset(instance.name for instance, warm in zip(instances, found, strict=True) if warm)
+
+    def _is_insisted_on(self, name: ModelName, digest: Digest) -> bool:
+        """A pin says so, or a pull by hand: the reconcile publishes nothing that is refused."""
+        pinned = any(one.name.digest == digest for one in self._now.models if one.name.name.folded == name.folded)
+        return pinned or self.refused(name, digest) is not None
+
+
+_STOPPING = SyncdError("the daemon is stopping", hint="try again when it has started")
+
+
+async def _note_nothing(_rollout: Rollout) -> None:
+    """What an operator asks for is not gone on with in another life."""

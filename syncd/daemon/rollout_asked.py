@@ -1,0 +1,88 @@
+"""What an operator asks of the servers: models loaded anew or proved, or halted rollouts gone on with."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from syncd.api import v1
+from syncd.api.catalogue import rfc3339
+from syncd.errors import SyncdError
+from syncd.instances.model import Instance
+from syncd.jobs.reload_server import Verdict
+from syncd.jobs.rollout import Rollout
+from syncd.oci.name import ModelName
+from syncd.text import printable
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """One wish, and what came of it so far. ``resume``: ``rollouts`` are such as have halted.
+
+    It is done whether anybody follows it or not.
+    """
+
+    rollouts: tuple[Rollout, ...]
+    instances: tuple[Instance, ...]
+    prove: bool = False
+    resume: bool = False
+    _lines: list[v1.ReloadTried | v1.ReloadEnded] = field(default_factory=list)
+    _error: SyncdError | None = None
+    _ended: bool = False
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tried(self, name: ModelName, instance: str, verdict: Verdict) -> None:
+        """A model was tried on a server."""
+        self._lines.append(line_of(name, instance, verdict))
+        self._news.set()
+
+    def end(self, how: Sequence[Rollout] | SyncdError) -> None:
+        """It has come to its end, or to nothing."""
+        if isinstance(how, SyncdError):
+            self._error = how
+        else:
+            self._lines.append(v1.ReloadEnded(tuple(announced(one) for one in how)))
+        self._ended = True
+        self._news.set()
+
+    async def follow(self) -> AsyncIterator[v1.ReloadTried | v1.ReloadEnded]:
+        """All that came of it, from the beginning, as it comes. Raise ``SyncdError`` where it came to nothing."""
+        told = 0
+        while True:
+            self._news.clear()
+            while told < len(self._lines):
+                told += 1
+                yield self._lines[told - 1]
+            if self._ended:
+                break
+            await self._news.wait()
+        if self._error is not None:
+            raise self._error
+
+
+def announced(rollout: Rollout) -> v1.RolloutInfo:
+    """A rollout as others see it."""
+    return v1.RolloutInfo(
+        name=str(rollout.name),
+        digest=str(rollout.digest),
+        previous=None if rollout.previous is None else str(rollout.previous),
+        change=rollout.change.value,
+        state=rollout.state.value,
+        since=rfc3339(rollout.at),
+        done=tuple(rollout.passed),
+        failed=tuple(rollout.failed),
+        waiting=rollout.waiting,
+        reason=None if rollout.reason is None else printable(rollout.reason),
+    )
+
+
+def line_of(name: ModelName, instance: str, verdict: Verdict) -> v1.ReloadTried:
+    """How a model stands on a server that was tried."""
+    until = verdict.stale_until
+    return v1.ReloadTried(
+        instance=instance,
+        model=str(name),
+        result=verdict.result.value,
+        reason=None if verdict.reason is None else printable(verdict.reason),
+        stale=until is not None,
+        stale_until=None if until is None or until == float("inf") else rfc3339(until),
+    )

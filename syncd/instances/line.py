@@ -8,10 +8,24 @@ _KEPT = 2 * 3600.0  # seconds: longer than any interval between two looks
 _CRIED_WOLF = 2  # drops in a row that are taken for restarts
 
 
-def session() -> aiohttp.ClientSession:
-    """For calls that must not meet a connection which a restart has closed: each has its own. Call it on a loop."""
-    connector = aiohttp.TCPConnector(force_close=True, limit=0)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=_none())
+class Distance:
+    """Connections for long calls, each its own: none may meet one that a restart has closed. For one event loop."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    def session(self) -> aiohttp.ClientSession:
+        """The session that all of them share. Call it on the loop."""
+        if self._session is None or self._session.closed:
+            connector = aiohttp.TCPConnector(force_close=True, limit=0)
+            jar = aiohttp.DummyCookieJar()
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=jar, timeout=_none())
+        return self._session
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._session is not None:
+            await self._session.close()
 
 
 class Line:

@@ -12,7 +12,11 @@ from typing import TypeAlias
 from syncd.errors import InvalidNameError
 from syncd.instances.model import Instance
 from syncd.instances.ollama import Loaded, ProbeError, Reason, Tagged
+from syncd.oci.manifest import Manifest
+from syncd.oci.media import kind
 from syncd.oci.name import ModelName
+
+_WEIGHTS = {"weights", "tensor"}  # kinds of layers; "tensor": of models that are no GGUF file
 
 Weights: TypeAlias = frozenset[str]
 """Hex digests of the blobs that hold a model's weights: what a server's runners are told apart by."""
@@ -233,6 +237,11 @@ def _old_runner(model: Published, look: Look, weights_of: WeightsOf) -> Loaded |
     old = [one for one in look.loaded if folded(one.name) == model.name.folded]
     old = [one for one in old if one.digest != model.digest and weights_of(one.digest) != model.weights]
     return max(old, key=lambda one: float("inf") if one.expires is None else one.expires, default=None)
+
+
+def weights(manifest: Manifest) -> Weights:
+    """What a server's runners of this manifest are told apart by."""
+    return frozenset(layer.digest.hex for layer in manifest.layers if kind(layer.media_type) in _WEIGHTS)
 
 
 def folded(name: str) -> str:

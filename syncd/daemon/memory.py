@@ -11,7 +11,7 @@ import structlog
 
 from syncd.daemon.desired import LONGEST_BACKOFF, Moment, Standing, interval
 from syncd.errors import InvalidDigestError, InvalidNameError, SyncdError
-from syncd.jobs.board import JobView, StoppedError
+from syncd.jobs.board import JobView
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName, Reference
 from syncd.store.state import StateFiles
@@ -145,16 +145,12 @@ class Jobs:
             self._left.pop(other, None)
 
     def ended(self, job: JobView) -> None:
-        """It has ended, well or not; one that ended with its process is noted as left."""
-        if isinstance(job.error, StoppedError):
-            self._files.write(_file(job.id), msgspec.json.encode(_note(job, deaths=0, running=False)))
-        else:
-            self._files.remove(_file(job.id))
+        """It has ended, well or not."""
+        self._files.remove(_file(job.id))
 
     def parked(self, job: JobView) -> None:
         """It was cut off by an orderly end: nobody died under it, and the next life goes on with it at once."""
-        note = JobMemory(reference=_text(job.reference), asked_by=job.asked_by, deaths=0, running=False, at=job.started)
-        self._files.write(_file(job.id), msgspec.json.encode(note))
+        self._files.write(_file(job.id), msgspec.json.encode(_note(job, deaths=0, running=False)))
 
     def _recall(self, file: str) -> None:
         note = _read(self._files, file, JobMemory)

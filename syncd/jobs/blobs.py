@@ -80,10 +80,21 @@ class Track:
     state: BlobState = BlobState.PENDING
     done: int = 0
     fetch: Bringing | None = None
+    earlier: int = 0  # bytes from the network, before the present ``fetch``
+
+    @property
+    def received(self) -> int:
+        """Bytes from the network so far."""
+        return self.earlier + (self.fetch.counters.received if self.fetch else 0)
+
+    def begin(self, fetch: Bringing) -> None:
+        """It is being fetched, perhaps not for the first time: what was in may have been taken away."""
+        self.earlier = self.received
+        self.fetch, self.state = fetch, BlobState.FETCHING
 
     def progress(self) -> BlobProgress:
         """This moment, frozen."""
-        fetched = self.fetch.counters.received if self.fetch else 0
+        fetched = self.received
         if self.fetch is None or self.state is not BlobState.FETCHING:
             return BlobProgress(self.blob, self.state, self.done, fetched)
         state = BlobState.FETCHING if self.fetch.step is Step.FETCHING else BlobState.VERIFYING
@@ -113,12 +124,14 @@ class PullBlobs:
         self._floor = floor
         self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._digest: Digest | None = None
+        self.abandoned = 0  # bytes from the network for blobs of manifests that it was about before
         self.tracks: dict[Digest, Track] = {}
 
     def expect(self, manifest: Manifest) -> None:
         """From now on it is about this manifest's blobs."""
         if self._digest != manifest.digest:
             self._digest = manifest.digest
+            self.abandoned += sum(track.received for track in self.tracks.values())
             self.tracks = {blob.digest: Track(blob) for blob in manifest.blobs}
 
     async def look(self) -> None:
@@ -236,16 +249,16 @@ class PullBlobs:
             raise BytesGoneError(f"{self._name}: {track.blob.digest} is not on the disk any more")
         started = time.monotonic()
         async with entered(self._fetcher.stage, self._store.blobs, track.blob) as partial:
-            track.fetch = self._fetcher.blob(self._name, partial)
-            track.state = BlobState.FETCHING
-            chunks = await track.fetch.run()
+            fetch = self._fetcher.blob(self._name, partial)
+            track.begin(fetch)
+            chunks = await fetch.run()
             await in_thread(self._store.blobs.commit, partial, chunks)
         log.info(
             "blob.stored",
             name=str(self._name),
             digest=str(track.blob.digest),
             size=track.blob.size,
-            received=track.fetch.counters.received,
+            received=fetch.counters.received,
             seconds=round(time.monotonic() - started, 3),
         )
 

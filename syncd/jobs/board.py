@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, cast
 
 import structlog
 
@@ -37,10 +37,6 @@ class CancelledByRequestError(SyncdError):
 
 class ProcessStoppingError(SyncdError):
     """The process ends in good order, and the job with it."""
-
-
-class StoppedError(CancelledByRequestError):
-    """The process ended in good order, and with it the job, which goes on in the next life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +137,7 @@ class Board:
             raise ProcessStoppingError("the daemon is stopping", hint="try again when it has started")
         job = Job(JobView(id=self._new_id(), reference=reference, asked_by=asked_by, started=self._clock()))
         self._running[key] = job
-        self._tasks[job.view.id] = self._group.create_task(self._run(key, job), name=f"pull {reference}")
+        self._group.create_task(self._run(key, job), name=f"pull {reference}")
         self._on_change(job.view)
         return job
 
@@ -162,11 +158,11 @@ class Board:
 
     def cancel(self, job: Job, *, by: str) -> bool:
         """Ask a job to stop; whether it was running. It ends a moment later, and leaves what it fetched."""
-        task = self._tasks.get(job.view.id)
-        if task is None:
+        if job.view.state is not JobState.RUNNING:
             return False
         self._cancelled_by.setdefault(job.view.id, by)
-        task.cancel()
+        if (task := self._tasks.get(job.view.id)) is not None:
+            task.cancel()
         return True
 
     @property
@@ -182,20 +178,24 @@ class Board:
 
     async def _run(self, key: tuple[str, str], job: Job) -> None:
         job_id = job.view.id
+        # Not before: a task that is cancelled ahead of its first turn never has one, and its job would run for ever.
+        self._tasks[job_id] = cast("asyncio.Task[None]", asyncio.current_task())
         with structlog.contextvars.bound_contextvars(job=job_id):
             try:
-                await in_thread(self._notes.begun, job.view)
-                changes = await self._outcome(job)
+                await self._note(self._notes.begun, job)
+                stopped = self._closed or job_id in self._cancelled_by
+                changes = self._cancelled(job.view) if stopped else await self._outcome(job)
             except asyncio.CancelledError:
-                changes = {"state": JobState.CANCELLED, "error": self._why_cancelled(job.view)}
+                changes = self._cancelled(job.view)
             finally:
                 self._running.pop(key, None)
                 self._tasks.pop(job_id, None)
                 self._cancelled_by.pop(job_id, None)
             job.become(**changes, ended=self._clock())
             self._ended.append(job)
-            await self._note_end(job)
-            self._on_change(job.view)
+            self._on_change(job.view)  # at once: what counts running jobs must not miss this one for a moment
+            parked = isinstance(job.view.error, ProcessStoppingError)
+            await self._note(self._notes.parked if parked else self._notes.ended, job)
 
     async def _outcome(self, job: Job) -> dict[str, object]:
         def report(progress: PullProgress) -> None:
@@ -216,6 +216,9 @@ class Board:
             return {"state": JobState.FAILED, "error": bug}
         return {"state": JobState.DONE, "outcome": outcome}
 
+    def _cancelled(self, view: JobView) -> dict[str, object]:
+        return {"state": JobState.CANCELLED, "error": self._why_cancelled(view)}
+
     def _why_cancelled(self, view: JobView) -> SyncdError:
         by = self._cancelled_by.get(view.id)
         if by is None:
@@ -224,9 +227,10 @@ class Board:
             f"{view.reference} was cancelled by {by}", hint="what it fetched is kept: 'syncd pull' goes on there"
         )
 
-    async def _note_end(self, job: Job) -> None:
-        note = self._notes.parked if isinstance(job.view.error, ProcessStoppingError) else self._notes.ended
+    async def _note(self, note: Callable[[JobView], None], job: Job) -> None:
         try:
             await in_thread(note, job.view)
         except SyncdError as error:
             log.warning("job.note_failed", error=error.message)
+        except Exception:  # a bug here must not end the other jobs
+            log.exception("job.note_crashed", name=str(job.view.reference))

@@ -41,7 +41,10 @@ class BlobProgress:
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """One moment of one pull. ``retries`` counts broken or refused connections so far; ``trouble`` is the last one."""
+    """One moment of one pull. ``retries`` counts broken or refused connections so far; ``trouble`` is the last one.
+
+    ``abandoned``: bytes from the network for blobs of a manifest that the tag has left meanwhile.
+    """
 
     reference: Reference
     phase: Phase
@@ -49,6 +52,7 @@ class PullProgress:
     blobs: tuple[BlobProgress, ...] = ()
     retries: int = 0
     trouble: str | None = None
+    abandoned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +86,8 @@ class Totals:
     def of(cls, progress: PullProgress) -> Self:
         """The sums; ``done`` never exceeds ``size``."""
         whole = sum(one.blob.size for one in progress.blobs)
-        return cls(
-            whole, min(whole, sum(one.done for one in progress.blobs)), sum(one.fetched for one in progress.blobs)
-        )
+        done = min(whole, sum(one.done for one in progress.blobs))
+        return cls(whole, done, progress.abandoned + sum(one.fetched for one in progress.blobs))
 
     @property
     def percent(self) -> int:

@@ -11,7 +11,7 @@ import structlog
 from syncd.aio import entered, in_thread, only_error
 from syncd.errors import BusyError, CancelledByRemovalError, InvalidNameError, SyncdError
 from syncd.jobs.blobs import POLL, PullBlobs, Supply
-from syncd.jobs.progress import Phase, PullOutcome, PullProgress
+from syncd.jobs.progress import Phase, PullOutcome, PullProgress, Totals
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName, Reference, case_conflict
@@ -100,6 +100,8 @@ class _Pull:
                 watch.cancel()
         except BaseExceptionGroup as errors:
             raise only_error(errors, (SyncdError,)) from errors
+        finally:
+            self._report(self._snapshot())  # however it ends: what it has fetched is counted
         self._enter(Phase.DONE)
         return outcome
 
@@ -115,6 +117,7 @@ class _Pull:
             blobs=tuple(track.progress() for track in self._blobs.tracks.values()),
             retries=sum(fetch.counters.retries for fetch in fetches),
             trouble=troubles[-1] if troubles else None,
+            abandoned=self._blobs.abandoned,
         )
 
     def _enter(self, phase: Phase) -> None:
@@ -236,7 +239,7 @@ class _Pull:
             size=manifest.size,
             blobs=len(manifest.blobs),
             fetched_blobs=len(fetches),
-            fetched_bytes=sum(fetch.counters.received for fetch in fetches),
+            fetched_bytes=Totals.of(self._snapshot()).fetched,
             found_bytes=sum(track.found for track in self._blobs.tracks.values()),
             seconds=time.monotonic() - self._started,
         )

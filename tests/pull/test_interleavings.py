@@ -14,7 +14,7 @@ import pytest
 
 from syncd.download.transfer import BATCH
 from syncd.errors import BusyError, CancelledByRemovalError, NotFoundError, StoreError, SyncdError
-from syncd.jobs.progress import BlobState, Phase, PullProgress
+from syncd.jobs.progress import BlobState, Phase, PullProgress, Totals
 from syncd.jobs.pull import pull
 from syncd.jobs.remove import remove
 from syncd.oci.chunks import CHUNK_SIZE
@@ -208,6 +208,28 @@ async def test_what_another_published_meanwhile_gives_way_to_what_the_registry_s
     assert assert_store_whole(store_path) == {slow.name: slow.digest}
     assert len(registry.manifest_requests()) == 2
     assert registry.bytes_served() == slow.size
+
+
+async def test_what_was_fetched_is_counted_once_and_never_less_whatever_moves(
+    registry: ScriptedRegistry, slow: ModelHandle, store_path: Path
+) -> None:
+    told: list[int] = []
+
+    def report(progress: PullProgress) -> None:
+        told.append(Totals.of(progress).fetched)
+
+    stranger, newer = build_model("mistral:7b", seed=8), build_model("mistral:7b", seed=9)
+    with Store.open(store_path, create=True) as store:
+        async with means(store, settings=PATIENT) as everything, asyncio.TaskGroup() as group:
+            work = group.create_task(pull(Reference.parse(slow.name), everything, report))
+            await until(lambda: told and told[-1] >= MIB)
+            write_as_ollama(store_path, slow.name, stranger.manifest)
+            registry.add(newer)
+            registry.heal()
+            outcome = await work
+
+    assert outcome.fetched_bytes == registry.bytes_served() > slow.size
+    assert told == sorted(told)
 
 
 async def test_a_tag_that_another_moves_again_and_again_ends_as_busy(

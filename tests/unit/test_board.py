@@ -194,6 +194,45 @@ async def test_a_closed_board_stops_what_runs_and_takes_no_more() -> None:
     assert bench.notes.lines == ["begun j1", "parked j1"]
 
 
+@pytest.mark.parametrize("ending", ["cancel", "close"])
+async def test_a_job_that_is_stopped_before_its_first_turn_ends_like_any(ending: str) -> None:
+    bench = Bench()
+    async with bench.board() as board:
+        job = board.pull(MISTRAL, asked_by="a")
+        if ending == "cancel":
+            assert board.cancel(job, by="b")
+        else:
+            board.close()
+        view = await ended(job)
+
+    assert view.state is JobState.CANCELLED
+    assert bench.calls == 0
+    assert bench.changes == [JobState.RUNNING, JobState.CANCELLED]
+    assert bench.notes.lines[-1].startswith("ended j1" if ending == "cancel" else "parked j1")
+
+
+async def test_an_end_is_told_before_anybody_can_see_the_job_gone() -> None:
+    bench = Bench()
+    async with bench.board() as board:
+        job = board.pull(MISTRAL, asked_by="a")
+        bench.go_on.set()
+        while job.view.state is JobState.RUNNING:
+            assert bench.changes == [JobState.RUNNING]
+            await asyncio.sleep(0)
+
+        assert bench.changes == [JobState.RUNNING, JobState.DONE]
+
+
+async def test_notes_that_fail_whatever_way_end_no_job() -> None:
+    bench = Bench()
+    bench.notes.begun = bench.notes.ended = lambda _: 1 // 0  # type: ignore[method-assign,assignment] - a bug, on purpose
+    async with bench.board() as board:
+        bench.go_on.set()
+        view = await ended(board.pull(MISTRAL, asked_by="a"))
+
+    assert view.state is JobState.DONE
+
+
 async def test_jobs_are_found_while_they_run_and_for_a_while_after() -> None:
     bench = Bench()
     async with bench.board() as board:

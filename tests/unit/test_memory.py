@@ -1,6 +1,5 @@
 """What the daemon remembers between its lives, on a real disk."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from syncd.daemon.desired import Moment, Standing
 from syncd.daemon.memory import Memory, ModelMemory, recall, remembered
 from syncd.errors import SyncdError
-from syncd.jobs.board import JobState, JobView, StoppedError
+from syncd.jobs.board import JobView
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName, Reference
 from syncd.store.root import Store
@@ -110,7 +109,7 @@ def test_a_job_that_ended_leaves_nothing(store: Store) -> None:
 def test_a_job_that_a_stop_ended_is_left_without_a_death(store: Store) -> None:
     jobs = life(store).jobs
     jobs.begun(job("a"))
-    jobs.ended(replace(job("a"), state=JobState.CANCELLED, error=StoppedError("the daemon stopped")))
+    jobs.parked(job("a"))
 
     (left,) = life(store).jobs.left_behind()
 

@@ -1,6 +1,5 @@
 """Pulls by this process: registries, connections and store put together."""
 
-import asyncio
 import os
 import random
 import time
@@ -72,12 +71,5 @@ async def _pull_all(
             except SyncdError as error:
                 view.failed(reference, error)
                 code = code or error.exit_code
-                _heed_cancellation()
+                running.heed_cancellation()
     return code
-
-
-def _heed_cancellation() -> None:
-    """End here if a signal came while the pull was failing: a TaskGroup that is aborting drops a cancellation."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

@@ -1,8 +1,10 @@
 """How a pull looks: bars on a terminal, lines elsewhere, NDJSON for programs, nothing for those who want quiet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self, TextIO
+
+import msgspec
 
 from syncd.api import events
 from syncd.cli import words
@@ -21,6 +23,9 @@ _STEPS = {
     Phase.PUBLISHING: "publishing",
 }
 
+Steps = Mapping[Phase, str]
+"""What a line says of each phase; of one that is not in it, nothing."""
+
 
 class PullView(Protocol):
     """Shows pulls, one after another, while it is entered."""
@@ -38,6 +43,9 @@ class PullView(Protocol):
 
     def done(self, outcome: PullOutcome) -> None:
         """The pull ended well."""
+
+    def result(self, text: str) -> None:
+        """What came of it, in a line for people."""
 
     def failed(self, reference: Reference, error: SyncdError) -> None:
         """The pull failed."""
@@ -69,6 +77,9 @@ class Quiet:
     def done(self, outcome: PullOutcome) -> None:
         """Nothing."""
 
+    def result(self, text: str) -> None:
+        """Nothing."""
+
     def failed(self, reference: Reference, error: SyncdError) -> None:
         """The error, with the name that it belongs to."""
         self._errors.write(failure_lines(reference, error))
@@ -78,12 +89,15 @@ class Quiet:
 class Lines(Quiet):
     """A line for each phase, and one every few seconds: for log files and pipes."""
 
-    def __init__(self, results: TextIO, errors: TextIO, *, clock: Clock, every: float = 5.0) -> None:
+    def __init__(
+        self, results: TextIO, errors: TextIO, *, clock: Clock, every: float = 5.0, steps: Steps = _STEPS
+    ) -> None:
         """``results`` gets what each pull did, ``errors`` its progress. ``every``: seconds between two lines."""
         super().__init__(errors)
         self._results = results
         self._clock = clock
         self._every = every
+        self._steps = steps
         self._meter = words.Meter()
         self._phase: Phase | None = None
         self._retries = 0
@@ -96,7 +110,7 @@ class Lines(Quiet):
         if progress.phase is not self._phase:
             self._phase = progress.phase
             self._next = now + self._every
-            if step := _STEPS.get(progress.phase):
+            if step := self._steps.get(progress.phase):
                 amount = f" {size(totals.size)}" if progress.phase is Phase.FETCHING else ""
                 self._write(progress, step + amount)
         elif now >= self._next and totals.size:
@@ -118,8 +132,12 @@ class Lines(Quiet):
 
     def done(self, outcome: PullOutcome) -> None:
         """What the pull did."""
+        self.result(words.outcome(outcome))
+
+    def result(self, text: str) -> None:
+        """The line."""
         self._forget()
-        self._results.write(words.outcome(outcome) + "\n")
+        self._results.write(text + "\n")
         self._results.flush()
 
     def failed(self, reference: Reference, error: SyncdError) -> None:
@@ -165,7 +183,7 @@ class Ndjson(Quiet):
         super().failed(reference, error)
         self._write(events.failed(error, str(reference.name)))
 
-    def _write(self, event: events.Step | events.Progress | events.Ended | events.Failed) -> None:
+    def _write(self, event: msgspec.Struct) -> None:
         self._results.write(events.line(event))
         self._results.flush()
 

@@ -54,6 +54,13 @@ async def _supervised(work: Coroutine[None, None, T], caught: list[signal.Signal
             loop.remove_signal_handler(number)
 
 
+def heed_cancellation() -> None:
+    """End here if a signal came while the work was failing: a TaskGroup that is aborting drops a cancellation."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 def _leave(number: signal.Signals) -> None:
     """End the process here and now: whoever asks twice does not want to wait for a slow disk."""
     if sys.stderr.isatty():

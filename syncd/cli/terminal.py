@@ -57,12 +57,16 @@ class Terminal:
 
     def done(self, outcome: PullOutcome) -> None:
         """What the pull did."""
+        self.result(words.outcome(outcome))
+
+    def result(self, text: str) -> None:
+        """The line."""
         self._forget()
         # Where both are one terminal, only the console knows how to write above the bars.
         if self._results.isatty():
-            self._console.print(Text(words.outcome(outcome)), soft_wrap=True)
+            self._console.print(Text(text), soft_wrap=True)
         else:
-            self._results.write(words.outcome(outcome) + "\n")
+            self._results.write(text + "\n")
             self._results.flush()
 
     def failed(self, reference: Reference, error: SyncdError) -> None:

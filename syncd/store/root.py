@@ -10,6 +10,7 @@ from syncd.errors import ConfigurationError, NotAuthorisedError, NotFoundError
 from syncd.store import layout
 from syncd.store.blobs import BlobStore
 from syncd.store.files import Folder, new_token, same_file, translated
+from syncd.store.intake import Intakes
 from syncd.store.leases import Leases
 from syncd.store.locks import Locks
 from syncd.store.models import ModelStore
@@ -56,6 +57,7 @@ class Store:
         self.blobs = BlobStore(blobs, keep, staging, self.records, self.locks)
         self.models = ModelStore(manifests, ours(layout.HISTORY), staging, self.blobs)
         self.state = StateFiles(ours(layout.STATE), staging)
+        self.intakes = Intakes(self.blobs, staging)
         self.sweep = Sweep(blobs, keep, records, staging, ours(layout.TRASH))
 
     @classmethod
@@ -108,6 +110,11 @@ class Store:
         with translated(self.path):
             os.close(self._staging.create_file(name))
         self._staging.unlink(name)
+
+    def blobs_stat(self) -> os.stat_result:
+        """The folder ``blobs/``, by which this store is known again under another path."""
+        with translated(self.path / layout.BLOBS):
+            return os.fstat(self._shared[layout.BLOBS].fd)
 
     def free_bytes(self) -> int:
         """What this user can still write on the store's file system."""

@@ -31,10 +31,10 @@ _BACKOFF = (0.5, 30.0)  # seconds until the stream is opened again: at first, an
 class Listener(Protocol):
     """Who wants to know. Neither call may raise or wait."""
 
-    def on_instances(self, instances: tuple[Instance, ...]) -> None:
+    def discovered(self, instances: tuple[Instance, ...]) -> None:
         """These are all that labels make now, in order of their names."""
 
-    def on_restarted(self, name: str) -> None:
+    def restarted(self, name: str) -> None:
         """The container of this instance, configured or labelled, was started anew: what was proved counts no more."""
 
 
@@ -175,10 +175,10 @@ class Discovery:
         if now.instances != self._told:
             self._told = now.instances
             log.info("docker.instances", names=[one.name for one in now.instances])
-            self._listener.on_instances(now.instances)
+            self._listener.discovered(now.instances)
         for name in now.restarted:
             log.info("docker.restarted", instance=name)
-            self._listener.on_restarted(name)
+            self._listener.restarted(name)
 
     def _broken(self, error: SyncdError) -> None:
         if self._fault is None or self._fault.message != error.message:

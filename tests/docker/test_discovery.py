@@ -33,7 +33,7 @@ async def test_what_runs_already_is_found_and_what_starts_is_added(docker: Docke
 
         await watcher.until(lambda: watcher.names == ("ollama-1", "ollama-2"))
     assert watcher.urls == ("http://127.0.0.1:11434", "http://127.0.0.1:11435")
-    assert watcher.restarted == []
+    assert watcher.restarts == []
 
 
 async def test_what_is_stopped_leaves_after_a_while(docker: DockerEngine) -> None:
@@ -58,7 +58,7 @@ async def test_what_dies_stays_an_instance_that_is_down(docker: DockerEngine) ->
 
         assert watcher.names == ("ollama-1",)
         docker.start_container("ollama-1")
-        await watcher.until(lambda: watcher.restarted == ["ollama-1"])
+        await watcher.until(lambda: watcher.restarts == ["ollama-1"])
     assert watcher.told == 1
 
 
@@ -70,8 +70,8 @@ async def test_a_restart_is_told_and_nobody_leaves_for_it(docker: DockerEngine) 
 
         docker.restart("ollama-1")
 
-        await watcher.until(lambda: watcher.restarted)
-    assert watcher.restarted == ["ollama-1"]
+        await watcher.until(lambda: watcher.restarts)
+    assert watcher.restarts == ["ollama-1"]
     assert watcher.told == 1
 
 
@@ -83,7 +83,7 @@ async def test_a_container_made_anew_is_a_restart_of_its_instance(docker: Docker
         docker.remove("ollama-1")
         docker.run("ollama-1", COMMAND, labels=labels(name="gpu-1", port="11436"))
 
-        await watcher.until(lambda: watcher.restarted == ["gpu-1"])
+        await watcher.until(lambda: watcher.restarts == ["gpu-1"])
     assert watcher.urls == ("http://127.0.0.1:11436",)
 
 
@@ -118,8 +118,8 @@ async def test_without_discovery_only_restarts_of_configured_containers_are_told
         docker.restart("other")
         docker.restart("ollama-1")
 
-        await watcher.until(lambda: watcher.restarted)
-    assert watcher.restarted == ["first"]
+        await watcher.until(lambda: watcher.restarts)
+    assert watcher.restarts == ["first"]
     assert watcher.told == 0
 
 
@@ -151,7 +151,7 @@ async def test_settings_turn_it_off_and_on(docker: DockerEngine) -> None:
         await watcher.given.put(settings(docker.url))
 
         await watcher.until(lambda: watcher.names == ("ollama-1",))
-    assert watcher.restarted == []
+    assert watcher.restarts == []
 
 
 async def test_an_engine_that_restarts_is_followed_again(own_engine: DockerEngine) -> None:
@@ -165,7 +165,7 @@ async def test_an_engine_that_restarts_is_followed_again(own_engine: DockerEngin
         assert watcher.names == ("falls", "stays")
         own_engine.start()
 
-        await watcher.until(lambda: watcher.restarted == ["stays"])
+        await watcher.until(lambda: watcher.restarts == ["stays"])
         assert watcher.names == ("falls", "stays")
         assert watcher.fault == ""
         own_engine.run("added", COMMAND, labels=labels(port="11436"))

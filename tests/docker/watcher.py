@@ -44,17 +44,17 @@ class Watcher:
     given: Given
     names: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
-    restarted: list[str] = field(default_factory=list)
+    restarts: list[str] = field(default_factory=list)
     told: int = 0
     discovery: Discovery | None = None
 
-    def on_instances(self, instances: tuple[object, ...]) -> None:
+    def discovered(self, instances: tuple[object, ...]) -> None:
         self.names = tuple(one.name for one in instances)  # type: ignore[attr-defined]  # instances, as a tuple
         self.urls = tuple(one.url for one in instances)  # type: ignore[attr-defined]  # likewise
         self.told += 1
 
-    def on_restarted(self, name: str) -> None:
-        self.restarted.append(name)
+    def restarted(self, name: str) -> None:
+        self.restarts.append(name)
 
     @property
     def fault(self) -> str:

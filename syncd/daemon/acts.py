@@ -68,7 +68,7 @@ class Acts:
             self._failed(model, error)
         except Exception as error:  # a bug with one model is no reason to drop the others: design, "Concurrency"
             log.exception("reconcile.crashed", name=str(model.wish.reference))
-            self._failed(model, SyncdError(f"unexpected {type(error).__name__}: {error}"))
+            self._failed(model, _unexpected(error))
 
     def next(self, model: Followed) -> Action:
         """What is to be done to it now."""
@@ -101,17 +101,21 @@ class Acts:
 
     async def _restore(self, model: Followed) -> None:
         name, pin = model.wish.reference.name, model.wish.pin
-        was = model.seen
+        was, began = model.seen, self._times.now()
         try:
             result = await restore(self._store, name, pin, beneath=self._fetches(name))
         except SyncdError as error:
             log.warning("model.not_restored", name=str(name), error=error.message)
-            model.standing = model.standing.not_restored(error.message, self._times.now())
+            model.standing = model.standing.not_restored(error.message, began, self._times.now())
+            return
+        except Exception as error:  # a bug, as in ``do``; nor may it be met again without a pause
+            log.exception("reconcile.crashed", name=str(name))
+            model.standing = model.standing.not_restored(_unexpected(error).message, began, self._times.now())
             return
         moment = self._times.now()
         match result:
             case Restoration.RESTORED:
-                model.standing = model.standing.restored(moment)
+                model.standing = model.standing.restored(began, moment)
                 why = (was and was.broken) or ("removed" if was and was.digest is None else "replaced")
                 self._chronicle.tell("model.restored", name=str(name), detail=printable(why))
             case Restoration.GONE:
@@ -139,6 +143,10 @@ class Acts:
 
     def _due(self, model: Followed, moment: Moment) -> float:
         return moment.now + interval(model.wish.every, self._times.random())
+
+
+def _unexpected(error: Exception) -> SyncdError:
+    return SyncdError(f"unexpected {type(error).__name__}: {error}")
 
 
 async def _ended(job: Job) -> JobView:

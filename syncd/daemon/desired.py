@@ -153,17 +153,21 @@ class Standing:
         """After somebody stopped its pull: not again at once."""
         return replace(self, reason=reason, retry_at=moment.now + LONGEST_BACKOFF)
 
-    def restored(self, moment: Moment) -> Self:
-        """After it was put back: at once the next time, but not for ever against somebody who keeps taking it away."""
-        after = self._restore_again(moment)
+    def restored(self, began: Moment, moment: Moment) -> Self:
+        """After it was put back: at once the next time, but not for ever against somebody who keeps taking it away.
+
+        ``began``: when that was begun; bytes may have had to be hashed for minutes.
+        """
+        after = self._restore_again(began, moment)
         return replace(after, reason=self.reason if self.failures else None)
 
-    def not_restored(self, reason: str, moment: Moment) -> Self:
-        """After putting it back failed."""
-        return replace(self._restore_again(moment), reason=reason)
+    def not_restored(self, reason: str, began: Moment, moment: Moment) -> Self:
+        """After putting it back failed, likewise."""
+        return replace(self._restore_again(began, moment), reason=reason)
 
-    def _restore_again(self, moment: Moment) -> Self:
-        calm = self.restored_at is None or moment.now - self.restored_at > CALM_SECONDS
+    def _restore_again(self, began: Moment, moment: Moment) -> Self:
+        # From the end of the wait on: nobody could have been calm before that.
+        calm = self.restored_at is None or began.now - max(self.restored_at, self.restore_at) > CALM_SECONDS
         restores = 1 if calm else self.restores + 1
         wait = 0.0 if restores < _PATIENCE else min(_LONGEST_TRUCE, 2.0 ** min(restores - _PATIENCE, 10))
         return replace(self, restored_at=moment.now, restores=restores, restore_at=moment.now + wait)

@@ -41,10 +41,11 @@ class Leavings:
         wake = float("inf")
         for left in self._memory.jobs.left_behind():
             name = left.reference.name
-            if name.folded in wanted or self._board.running(name):
+            if self._board.running(name):
                 continue
             if left.asked_by == ASKED_BY:
-                self._memory.jobs.forget(left)  # and the settings do not ask any more
+                if name.folded not in wanted:
+                    self._memory.jobs.forget(left)  # the settings do not ask any more
                 continue
             at = self._born + hold_seconds(left.deaths)
             if self._times.monotonic() < at:

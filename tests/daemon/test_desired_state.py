@@ -538,6 +538,23 @@ async def test_an_operators_pull_that_a_stop_of_the_daemon_ends_goes_on_too(
         assert world.board.jobs()[0].view.asked_by == "an operator"
 
 
+async def test_an_update_that_an_operator_asked_for_goes_on_though_the_settings_would_wait(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
+) -> None:
+    wanted = model(mistral.name, apply="notify")
+    async with daemon(store_path, wanted) as world:
+        await world.becomes(mistral.name, "published")
+    newer = registry.add(build_model("mistral:7b", seed=2))
+    slow = registry.throttle(MIB / 10, digest=newer.weights)
+    async with daemon(store_path, wanted) as world:
+        world.board.pull(Reference.parse(mistral.name), asked_by="an operator")
+        await world.until(lambda: registry.bytes_served(newer.weights))
+    slow.lift()
+
+    async with daemon(store_path, wanted) as world:
+        await world.until(lambda: found(world) == {mistral.name: newer.digest})
+
+
 async def test_a_clock_that_jumps_stalls_nothing(
     registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
 ) -> None:

@@ -162,14 +162,28 @@ def test_what_is_not_on_the_disk_any_more_is_pulled() -> None:
 def test_a_model_that_is_taken_away_again_and_again_is_put_back_more_and_more_slowly() -> None:
     standing, moment, waits = CHECKED, NOW, []
     for _ in range(12):
-        standing = standing.restored(moment)
+        standing = standing.restored(moment, moment)
         waits.append(standing.restore_at - moment.now)
         moment = replace(moment, now=max(standing.restore_at, moment.now + 0.5))
 
     assert waits[:2] == [0, 0]
     assert waits == sorted(waits)
     assert waits[-1] == 60.0
-    assert standing.restored(replace(moment, now=moment.now + 61)).restores == 1
+    later = replace(moment, now=standing.restore_at + 61)
+    assert standing.restored(later, later).restores == 1
+
+
+@pytest.mark.parametrize("seconds", [0.5, 90.0])
+def test_what_cannot_be_put_back_is_tried_more_and_more_slowly_however_long_a_try_takes(seconds: float) -> None:
+    standing, moment, waits = CHECKED, NOW, []
+    for _ in range(16):
+        began, moment = moment, replace(moment, now=moment.now + seconds)
+        standing = standing.not_restored("I/O error", began, moment)
+        waits.append(standing.restore_at - moment.now)
+        moment = replace(moment, now=standing.restore_at)
+
+    assert waits == sorted(waits)
+    assert waits[-5:] == [60.0] * 5
 
 
 def test_a_held_job_waits_and_says_so() -> None:

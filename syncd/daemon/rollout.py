@@ -58,7 +58,6 @@ class Rollouts:
             engine,
             patience=lambda: self._now.probes.proof_timeout,
             count=telemetry.stepped,
-            on_restart=self.server_started,
         )
         self._prewarm = Prewarm(store, servers, self._reloader, settings=lambda: self._now, chronicle=chronicle)
         self.book = RolloutBook(store.state)
@@ -108,9 +107,9 @@ class Rollouts:
             self._due[name.folded] = name
             self._stirred.set()
 
-    def server_started(self, instance: str) -> None:
+    def server_started(self, instance: Instance) -> None:
         """It is up, or up again: what is to be kept warm is to be loaded there."""
-        self._prewarm.started(instance)
+        self._prewarm.started(instance.name)
 
     def ask(self, asked: Asked) -> None:
         """Do what an operator wants, after what is under way."""
@@ -243,6 +242,7 @@ class Rollouts:
         except SyncdError as error:
             log.warning("rollout.not_reverted", name=str(rollout.name), error=error.message)
             return halt(rollout, f"{rollout.reason}; the older version cannot be brought back: {error.message}")
+        self._servers.published(rollout.name)
         await self.book.note(rollout)  # from here on this version is refused, whatever happens to this process
         await warm_again(self._store, rollout, self._reloader, instances)
         return rollout

@@ -1,8 +1,8 @@
 """Reloading one server: the steps of its plan, and whether it serves the new version then."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -11,10 +11,10 @@ import structlog
 
 from syncd.errors import ConfigurationError, SyncdError
 from syncd.instances.model import Instance, ReloadWay
-from syncd.instances.ollama import Loaded, OllamaServer, ProbeError
+from syncd.instances.ollama import Loaded, OllamaServer, ProbeError, Reason
+from syncd.instances.probe import Cell, Word
 from syncd.jobs import commands
-from syncd.jobs.reload import ModelSteps, ServerPlan, Step, Update, holds, lists, plan, stale
-from syncd.oci.digest import Digest
+from syncd.jobs.reload import ModelSteps, ServerPlan, Step, Update, holds, lists, plan
 from syncd.oci.name import ModelName
 
 log = structlog.get_logger()
@@ -51,21 +51,30 @@ class Verdict:
 
 
 class Servers(Protocol):
-    """The servers, as far as reloading needs them."""
+    """The servers, as far as reloading needs them (``daemon.fleet.Fleet``)."""
 
     def instances(self) -> tuple[Instance, ...]:
         """All of them, in the order of the settings."""
 
-    def server(self, name: str) -> OllamaServer:
+    def server(self, instance: str) -> OllamaServer:
         """The API of one. Raise ``NotFoundError`` where there is none of that name."""
 
-    async def prove(self, name: str, model: ModelName, digest: Digest, *, insist: bool) -> bool:
-        """See that it serves this version, and make a token of it where that is allowed: whether one was made.
+    def turn(self, instance: str) -> AbstractAsyncContextManager[None]:
+        """Its turn to be warmed, proved or restarted: only so many have it at once."""
 
-        ``insist``: also where an earlier proof still holds. Raise ``SyncdError``: it does not serve it.
+    def loading(self, instance: str, model: ModelName) -> AbstractContextManager[None]:
+        """While it is entered, the server is said to load this model. Raise ``NotFoundError``."""
+
+    async def prove(self, instance: str, model: ModelName, *, insist: bool = False, in_turn: bool = False) -> Cell:
+        """Have it prove a model, as far as it may be asked to; how the model stands there then.
+
+        ``insist``: also where an earlier proof still holds. Raise ``NotFoundError``.
         """
 
-    def restarted(self, name: str) -> None:
+    def published(self, name: ModelName) -> None:
+        """Something was published under this name."""
+
+    def restarted(self, instance: str, started: str | None = None) -> None:
         """It has begun anew: nothing that was seen of it before counts any more."""
 
 
@@ -93,18 +102,12 @@ class Reloader:
         *,
         patience: Callable[[], float],
         count: Count,
-        on_restart: Callable[[str], None],
     ) -> None:
-        """``engine``: None where the settings name none. ``patience``: seconds that a server has to come back.
-
-        ``on_restart`` hears of each server that has come back.
-        """
+        """``engine``: None where the settings name none. ``patience``: seconds that a server has to come back."""
         self._servers = servers
         self._engine = engine
         self._patience = patience
         self._count = count
-        self._on_restart = on_restart
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def unload(self, instance: Instance, name: ModelName) -> None:
         """Have the server let go of what ``name`` means now; what it is at ends undisturbed. Raise ``SyncdError``."""
@@ -122,10 +125,10 @@ class Reloader:
         """
         server = self._servers.server(instance.name)
         warmed = []
-        async with self._turns[instance.name]:
+        async with self._servers.turn(instance.name):
             for name in names:
                 if not holds(name, await server.ps()):
-                    await self._counted(Step.LOAD, _load(server, name))
+                    await self._counted(Step.LOAD, self._load(instance, server, name))
                     warmed.append(name)
         return tuple(warmed)
 
@@ -144,7 +147,7 @@ class Reloader:
 
     async def reload(self, instance: Instance, updates: Sequence[Update]) -> Mapping[ModelName, Verdict]:
         """Bring the server to serve ``updates``; how each of them stands there then. Every failure is a verdict."""
-        async with self._turns[instance.name]:
+        async with self._servers.turn(instance.name):
             return await self._reload(instance, updates)
 
     async def _reload(self, instance: Instance, updates: Sequence[Update]) -> Mapping[ModelName, Verdict]:
@@ -162,9 +165,8 @@ class Reloader:
             return
         log.info("server.restart", instance=instance.name, way=instance.reload.value)
         await self._counted(todo.restart, self._restart(instance))
-        self._servers.restarted(instance.name)
         await self._until_it_answers(server)
-        self._on_restart(instance.name)
+        self._servers.restarted(instance.name)
 
     async def _restart(self, instance: Instance) -> None:
         if instance.reload is ReloadWay.EXEC:
@@ -199,30 +201,41 @@ class Reloader:
             if todo.unload:
                 await self._counted(Step.UNLOAD, _unload(server, update.name))
             if todo.load:
-                await self._counted(Step.LOAD, _load(server, update.name))
-            insist = update.only_prove
-            proof = self._servers.prove(instance.name, update.name, update.digest, insist=insist)
-            proved = await self._counted(Step.PROVE, proof)
-            old = stale(update, await server.ps())
+                await self._counted(Step.LOAD, self._load(instance, server, update.name))
+            cell = await self._servers.prove(instance.name, update.name, insist=update.only_prove, in_turn=True)
         except SyncdError as error:
             return Verdict(Result.FAILED, error.message, blames_version=well)
-        until = None if old is None else (float("inf") if old.expires is None else old.expires)
-        return Verdict(Result.PROVED if proved else Result.SERVED, stale_until=until)
+        verdict = judged(cell, update, well=well)
+        self._count(Step.PROVE, verdict.good)
+        return verdict
 
-    async def _counted(self, step: Step, work: Awaitable[bool] | Awaitable[None]) -> bool:
+    async def _load(self, instance: Instance, server: OllamaServer, name: ModelName) -> None:
+        shown = await server.show(name)
+        if not shown.hosted:
+            with self._servers.loading(instance.name, name):
+                await server.load(name, embeds_only=shown.embeds_only)
+
+    async def _counted(self, step: Step, work: Awaitable[None]) -> None:
         try:
-            done = await work
+            await work
         except SyncdError:
             self._count(step, False)  # noqa: FBT003 - the signature of Count
             raise
         self._count(step, True)  # noqa: FBT003 - the signature of Count
-        return bool(done)
 
 
-async def _load(server: OllamaServer, name: ModelName) -> None:
-    shown = await server.show(name)
-    if not shown.hosted:
-        await server.load(name, embeds_only=shown.embeds_only)
+def judged(cell: Cell, update: Update, *, well: bool) -> Verdict:
+    """What it means that a model stands on a server like this. ``well``: it was seen to list this version before."""
+    if cell.digest != update.digest.hex:
+        return Verdict(Result.FAILED, "another version has been published meanwhile")
+    until = None
+    if cell.stale:
+        until = float("inf") if cell.stale_until is None else cell.stale_until
+    if cell.word is Word.FAILING or not cell.available:
+        reason = cell.fault.message if cell.fault else f"it is {cell.word.value} there"
+        listed = cell.word is Word.FAILING and not (cell.fault and cell.fault.reason is Reason.WRONG_DIGEST)
+        return Verdict(Result.FAILED, reason, until, blames_version=well and listed)
+    return Verdict(Result.PROVED if cell.proved else Result.SERVED, stale_until=until)
 
 
 async def _unload(server: OllamaServer, name: ModelName) -> None:

@@ -25,6 +25,7 @@ _COMMANDS = {
     "rm": "syncd.cli.removing:rm",
     "verify": "syncd.cli.checking:verify",
     "gc": "syncd.cli.removing:gc",
+    "adopt": "syncd.cli.adopting:adopt_models",
     "status": "syncd.cli.status:status",
     "cancel": "syncd.cli.cancelling:cancel",
     "smoke": "syncd.cli.smoking:smoke",

@@ -1,6 +1,7 @@
 """What every test can ask for: a scriptable registry, Debian's docker-registry, an empty place for a store."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.docker_registry import BINARY, DockerRegistry
 from tests.support.registry import ScriptedRegistry
+
+# Who starts the tests in the background may have these ignored, and every process that a test starts would inherit it.
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 
 class OneMachine(LoadScopeScheduling):

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -264,19 +265,18 @@ def test_a_daemon_on_another_store_is_an_error(daemon: RunningDaemon, tmp_path: 
 
 
 @as_root
-def test_a_socket_that_refuses_this_user_is_an_error(daemon: RunningDaemon) -> None:
-    for folder in (daemon.folder, *daemon.folder.parents[:3]):
-        if folder.name:
-            folder.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.pull.as_user", "65534", "65534", "list"],
-        env={**daemon.environment(), "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+def test_a_socket_that_refuses_this_user_is_an_error() -> None:
+    with tempfile.TemporaryDirectory() as reachable, RunningDaemon(Path(reachable)) as daemon:
+        Path(reachable).chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.pull.as_user", "65534", "65534", "list"],
+            env={**daemon.environment(), "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
     assert done.returncode == 4, done.stderr
     assert "this user may not speak to the daemon" in done.stderr
 

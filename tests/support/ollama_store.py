@@ -1,8 +1,11 @@
 """Models put into a folder as Ollama lays them out, for servers that only read it."""
 
+import hashlib
+import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.support.content import whole
 from tests.support.models import Model
@@ -37,3 +40,28 @@ def age(path: Path, seconds: float = OLD) -> Path:
     then = time.time() - seconds
     os.utime(path, (then, then))
     return path
+
+
+def damage(store: Path) -> list[str]:
+    """What a server would not serve, or serve wrongly: manifests that do not parse, blobs that are gone or changed."""
+    found = []
+    for path in sorted(each for each in (store / "manifests").rglob("*") if each.is_file()):
+        model = "/".join(path.relative_to(store / "manifests").parts)
+        try:
+            manifest = json.loads(path.read_bytes())
+        except ValueError:
+            found.append(f"{model}: not a manifest")
+            continue
+        found += [
+            f"{model}: {fault}" for part in (manifest["config"], *manifest["layers"]) if (fault := _fault(store, part))
+        ]
+    return found
+
+
+def _fault(store: Path, part: dict[str, Any]) -> str | None:
+    path = blob_path(store, part["digest"])
+    if not path.exists():
+        return f"{path.name} is gone"
+    with path.open("rb") as file:
+        contents = hashlib.file_digest(file, "sha256").hexdigest()
+    return None if part["digest"] == f"sha256:{contents}" else f"{path.name} holds other bytes"

@@ -183,7 +183,7 @@ def page(now: Report) -> Page:
 
 def line(now: Moment) -> str:
     """``now`` in one line, without its end."""
-    parts = [f"{now.sent + now.not_sent} of {now.requests} requests", f"{now.succeeded} good"]
+    parts = [f"{now.sent} of {now.requests} requests sent", f"{now.succeeded} good"]
     parts += [f"{now.failed} failed"] if now.failed else []
     parts += [f"{now.not_sent} not sent"] if now.not_sent else []
     return f"{now.seconds:.0f} s: {', '.join(parts)}, {now.unfinished} under way"
@@ -198,9 +198,8 @@ def verdict(now: Report) -> str:
 
 
 def _head(now: Report) -> tuple[Row, ...]:
-    due = now.sent + now.not_sent
     rows = [
-        Row(("requests", f"{due} of {now.requests} were due in {now.seconds:.1f} s, {now.rate:g} a second")),
+        Row(("requests", f"{now.sent} of {now.requests} sent, {now.rate:g} a second, in {now.seconds:.1f} s")),
         Row(("good", str(now.succeeded))),
         Row(("failed", str(now.failed)), Tone.BAD if now.failed else Tone.CALM),
         Row(("not sent", str(now.not_sent)), Tone.BAD if now.not_sent else Tone.CALM),

@@ -1,6 +1,8 @@
 """``syncd smoke``."""
 
 import asyncio
+import math
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from syncd.cli.session import Session
 from syncd.cli.smoke_view import SmokeView, view
 from syncd.daemon.server_settings import ServerUrl
 from syncd.daemon.units import Seconds
-from syncd.errors import ConfigurationError, ExitCode, NotFoundError, SyncdError
+from syncd.errors import ConfigurationError, ExitCode, NotFoundError, SyncdError, UsageError
 from syncd.instances.connections import fresh_connections
 from syncd.instances.model import Instance
 from syncd.instances.ollama import OllamaServer
@@ -23,8 +25,9 @@ from syncd.oci.name import ModelName
 from syncd.text import printable
 
 _LOOKING = 10.0  # seconds at most for a listing or a description, which no weights are loaded for
-_MAX_RATE = 10_000
+_MIN_RATE, _MAX_RATE = 0.001, 10_000  # requests a second
 _MAX_CONCURRENCY = 10_000
+_OTHER_FILES = 100
 
 
 class SmokeFailedError(SyncdError):
@@ -51,6 +54,12 @@ def _span(kind: type[Seconds]) -> Callable[[click.Context, click.Parameter, str]
     return callback
 
 
+def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # which no range keeps out
+        raise click.BadParameter("nan is no rate")
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Load:
     """What a run is to be. ``timeout``: seconds that a request may take, the load of its model included."""
@@ -69,7 +78,8 @@ class _Load:
 @click.option(
     "--rps",
     metavar="RATE",
-    type=click.FloatRange(0, _MAX_RATE, min_open=True),
+    type=click.FloatRange(_MIN_RATE, _MAX_RATE),
+    callback=_number,
     default=5.0,
     show_default=True,
     help="Requests a second, over all servers and models.",
@@ -79,7 +89,7 @@ class _Load:
     type=click.IntRange(1, _MAX_CONCURRENCY),
     default=8,
     show_default=True,
-    help="Requests under way at once on each server; what is due beyond that is not sent, and counted.",
+    help="Requests under way at once on each server; one that has no turn for a second is not sent, and counted.",
 )
 @click.option(
     "--timeout",
@@ -117,6 +127,7 @@ def smoke(
     session = Session.begin(context, lenient=True)
     logs.configure(session.verbosity)
     asked = _chosen(session, instances)
+    _allow_sockets(concurrency * len(asked))
     load = _Load(schedule=Schedule(rps, duration), concurrency=concurrency, timeout=timeout)
     report = running.run(_smoke(asked, wanted, load, view(as_json=as_json), session.notice))
     if not report.is_good:
@@ -147,6 +158,20 @@ def _by_url(text: str, known: Mapping[str, Instance]) -> Instance:
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     return next((one for one in known.values() if one.url == url), Instance(name=url.partition("://")[2], url=url))
+
+
+def _allow_sockets(number: int) -> None:
+    """Let this process open so many: one that it may not open would look like a server that refuses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = number + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise UsageError(
+            f"{number} requests at once need {needed} open files, and {hard} are allowed",
+            hint="lower --concurrency, or raise the limit: ulimit -n",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 async def _smoke(

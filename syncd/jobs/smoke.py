@@ -1,7 +1,8 @@
 """Asking servers at a steady rate, and counting what comes back. Nothing is tried again: what fails is the result.
 
 The loop is open: a request is sent when it is due, whatever became of those before it. A slow server thus does not
-lower the rate; where too many requests are under way on it, those that are due are not sent, and counted.
+lower the rate. Where too many requests are under way on it, one that is due waits for its turn for a moment; then it
+is not sent, and counted.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from enum import StrEnum
 from syncd.instances.ollama import ProbeError, Reason
 from syncd.jobs.latency import Latencies
 from syncd.oci.name import ModelName
+
+TURN = 1.0  # seconds: longer than this process is ever held up, shorter than what a rate hides behind
 
 Clock = Callable[[], float]
 
@@ -75,8 +78,8 @@ class Tally:
     """What became of the requests to one target. ``examples``: what the first failure of a kind said.
 
     Latencies are of good answers, and of requests that had no answer in time: without those, a server that hangs would
-    look fast; with failures that come at once, a broken one would. ``since_due`` counts from when a request was due:
-    what its user would have waited; ``since_sent`` from when it was sent.
+    look fast; with failures that come at once, a broken one would. ``since_due`` counts from when a request was due,
+    and so holds what it waited for its turn; ``since_sent`` from when it was sent.
     """
 
     def __init__(self, target: Target) -> None:
@@ -121,17 +124,24 @@ class Smoke:
     """One run. ``concurrency``: requests under way at once on each server, so that one that hangs starves no other."""
 
     def __init__(
-        self, targets: Sequence[Target], schedule: Schedule, *, concurrency: int, ask: Ask, clock: Clock
+        self,
+        targets: Sequence[Target],
+        schedule: Schedule,
+        *,
+        concurrency: int,
+        ask: Ask,
+        clock: Clock,
+        turn: float = TURN,
     ) -> None:
-        """``targets``: at least one. ``clock``: monotonic seconds."""
+        """``targets``: at least one. ``clock``: monotonic seconds. ``turn``: seconds to wait for one."""
         self.schedule = schedule
         self.tallies = tuple(Tally(target) for target in targets)
         self._by_target = dict(zip(targets, self.tallies, strict=True))
         self._targets = targets
-        self._concurrency = concurrency
+        self._slots = {target.instance: asyncio.Semaphore(concurrency) for target in targets}
         self._ask = ask
         self._clock = clock
-        self._under_way: Counter[str] = Counter()
+        self._turn = turn
         self._begun: float | None = None
         self._ended: float | None = None
 
@@ -150,21 +160,26 @@ class Smoke:
                 for number in range(self.schedule.count):
                     due = begun + self.schedule.due(number)
                     await asyncio.sleep(max(0.0, due - self._clock()))
-                    self._send(group, number, due)
+                    target, way = choice(self._targets, number)
+                    group.create_task(self._one(target, way, due), name=f"{target.instance}: {way} {target.model}")
         finally:
             self._ended = self._clock()
 
-    def _send(self, group: asyncio.TaskGroup, number: int, due: float) -> None:
-        target, way = choice(self._targets, number)
-        tally = self._by_target[target]
-        if self._under_way[target.instance] >= self._concurrency:
+    async def _one(self, target: Target, way: Way, due: float) -> None:
+        tally, slots = self._by_target[target], self._slots[target.instance]
+        try:
+            async with asyncio.timeout(self._turn):
+                await slots.acquire()
+        except TimeoutError:
             tally.not_sent += 1
             return
-        self._under_way[target.instance] += 1
-        tally.sent += 1
-        group.create_task(self._one(tally, way, due), name=f"{target.instance}: {way} {target.model}")
+        try:
+            await self._asked(tally, way, due)
+        finally:
+            slots.release()
 
-    async def _one(self, tally: Tally, way: Way, due: float) -> None:
+    async def _asked(self, tally: Tally, way: Way, due: float) -> None:
+        tally.sent += 1
         sent = self._clock()
         try:
             await self._ask(tally.target, way)
@@ -172,5 +187,3 @@ class Smoke:
             tally.fail(error, due, sent, self._clock())
         else:
             tally.succeed(due, sent, self._clock())
-        finally:
-            self._under_way[tally.target.instance] -= 1

@@ -1,7 +1,10 @@
 """What the tests of the smoke test share: stores that stand-ins read, and the command run beside them."""
 
+import contextlib
 import json
 import os
+import pty
+import resource
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -59,20 +62,36 @@ class Smoker:
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+        """``more``: for the process."""
         kept = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
         return subprocess.Popen(
             [*SYNCD, "smoke", *arguments],
-            env={**kept, "HOME": str(self.home), "PYTHONPATH": str(ROOT)},
+            env={**kept, "HOME": str(self.home), "PYTHONPATH": str(ROOT), "TERM": "xterm"},
             cwd=self.home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
+            **streams,
         )
 
-    def __call__(self, *arguments: str) -> Done:
-        with self.start(*arguments, "--json") as process:
+    def __call__(self, *arguments: str, limit: int | None = None) -> Done:
+        """``limit``: so many files may be open."""
+        lower = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        with self.start(*arguments, "--json", preexec_fn=lower) as process:
             return ended(process)
+
+    def on_a_terminal(self, *arguments: str) -> str:
+        """What one that ends well writes to a terminal."""
+        terminal, its_end = pty.openpty()
+        with self.start(*arguments, stdout=its_end, stderr=its_end) as process:
+            os.close(its_end)
+            shown = b""
+            # Reading ends with EIO when the last writer has gone.
+            with os.fdopen(terminal, "rb", buffering=0) as file, contextlib.suppress(OSError):
+                while part := file.read(65536):
+                    shown += part
+            assert process.wait(PATIENCE) == 0
+        return shown.decode()
 
     def text(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, stdout, stderr, of one for people."""

@@ -6,7 +6,7 @@ is looked at anew; until then what was known stays: servers may go on while thei
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -24,6 +24,7 @@ from syncd.instances.model import Instance
 log = structlog.get_logger()
 
 _SETTLE = 0.2  # seconds in which several events make one look
+_LOOK_AGAIN = 1.0  # seconds after the first look, at which the stream of events may not have been listened to yet
 _LOOK_EVERY = 60.0  # seconds: should an event have been missed
 _BACKOFF = (0.5, 30.0)  # seconds until the stream is opened again: at first, and at most
 
@@ -118,34 +119,34 @@ class Discovery:
         pause = shortest
         while True:
             try:
-                async with engine.events() as events:
-                    await self._attend(engine, wanted, events)
+                await self._attend(engine, wanted)
             except SyncdError as error:
                 pause = shortest if self._fault is None else min(pause * 2, longest)
                 self._broken(error)
             await asyncio.sleep(pause * (0.5 + self._random() / 2))
 
-    async def _attend(self, engine: Engine, wanted: Wanted, events: AsyncIterator[ContainerEvent]) -> None:
+    async def _attend(self, engine: Engine, wanted: Wanted) -> None:
+        """Raise ``SyncdError`` when the stream of events breaks, or cannot be opened."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._hear(events, wanted), name="docker events")
                 group.create_task(self._keep_looking(engine, wanted), name="docker looks")
+                await engine.follow(lambda event: self._hear(event, wanted))
+                raise EngineUnavailableError(f"Docker at {wanted.url}: the stream of its events ended")
         except BaseExceptionGroup as errors:
             raise only_error(errors, (SyncdError,)) from errors
 
-    async def _hear(self, events: AsyncIterator[ContainerEvent], wanted: Wanted) -> None:
-        names = {instance.container for instance in wanted.configured}
-        async for event in events:
-            if not (event.marked or event.name in names or self._seen.knows(event.container)):
-                continue
-            if event.action == "stop":
-                self._stopped.add(event.container)
-            elif event.action in ("start", "destroy"):
-                self._stopped.discard(event.container)
-            self._poked.set()
-        raise EngineUnavailableError(f"Docker at {wanted.url}: the stream of its events ended")
+    def _hear(self, event: ContainerEvent, wanted: Wanted) -> None:
+        named = any(event.name == instance.container for instance in wanted.configured)
+        if not (event.marked or named or self._seen.knows(event.container)):
+            return
+        if event.action == "stop":
+            self._stopped.add(event.container)
+        elif event.action in ("start", "destroy"):
+            self._stopped.discard(event.container)
+        self._poked.set()
 
     async def _keep_looking(self, engine: Engine, wanted: Wanted) -> None:
+        longest = _LOOK_AGAIN
         while True:
             self._poked.clear()
             await self._look(engine, wanted)
@@ -153,7 +154,8 @@ class Discovery:
                 self.following, self._fault = True, None
                 log.info("docker.followed", url=wanted.url)
             leave = self._seen.next_leave
-            patience = _LOOK_EVERY if leave is None else min(_LOOK_EVERY, max(leave - self._monotonic(), 0.0))
+            patience = longest if leave is None else min(longest, max(leave - self._monotonic(), 0.0))
+            longest = _LOOK_EVERY
             try:
                 async with asyncio.timeout(patience):
                     await self._poked.wait()

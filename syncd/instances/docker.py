@@ -9,8 +9,7 @@ import errno
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, TypeVar
@@ -21,13 +20,13 @@ from aiodocker import Docker
 from aiodocker.exceptions import DockerError
 from aiodocker.volumes import DockerVolume
 
+from syncd.aio import only_error
 from syncd.errors import ExitCode, NotAuthorisedError, NotFoundError, SyncdError
 from syncd.instances.containers import Container
 from syncd.instances.labels import MARK
 from syncd.text import printable
 
 _PATIENCE = 15.0  # seconds for an answer, beyond what was asked for takes by itself
-_SETTLED = 0.5  # seconds after which a new stream of events is taken to be listened to
 _NOT_CONNECTED = 900  # aiodocker's own status
 _FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
 # What Docker calls containers and volumes (moby, "names.RestrictedNamePattern"): nothing else gets into a URL.
@@ -109,29 +108,20 @@ class Engine:
             )
         return PurePosixPath(volume.mountpoint)
 
-    @asynccontextmanager
-    async def events(self) -> AsyncIterator[AsyncIterator[ContainerEvent]]:
-        """What happens to containers, while it is entered: listened to from then on.
+    async def follow(self, hear: Callable[[ContainerEvent], None]) -> None:
+        """Tell ``hear`` what happens to containers, until the Engine ends the stream.
 
-        The iterator ends where the Engine ends the stream; the context raises why it could not be listened to.
+        It may take a moment until it is listened to, of which neither the Engine nor aiodocker tells.
         """
         filters = json.dumps({"type": ["container", "network"], "event": list(_ACTIONS)})
         async with self._docker(patience=None) as docker:
             heard = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]  # aiodocker's
-            stream = asyncio.create_task(docker.events.run(filters=filters), name="docker events")
             try:
-                # The Engine may take a moment from its answer to listening, and aiodocker tells of neither.
-                await asyncio.wait((stream,), timeout=_SETTLED)
-                if stream.done():
-                    await self._translated(stream)
-                yield _events(heard.get)
-                if stream.done():
-                    await self._translated(stream)
-            finally:
-                stream.cancel()
-                await asyncio.wait((stream,))
-                if not stream.cancelled():
-                    stream.exception()  # retrieved: it was told above, or nobody listens any more
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_tell(heard.get, hear), name="docker events")
+                    await self._translated(docker.events.run(filters=filters))
+            except BaseExceptionGroup as errors:
+                raise only_error(errors, (SyncdError,)) from errors
 
     # The edge to aiodocker
 
@@ -230,14 +220,15 @@ async def _volume(docker: Docker, name: str) -> Any:  # noqa: ANN401 - JSON of w
     return await DockerVolume(docker, _named(name)).show()  # type: ignore[no-untyped-call]  # aiodocker's
 
 
-async def _events(get: Callable[[], Awaitable[dict[str, Any] | None]]) -> AsyncIterator[ContainerEvent]:
-    while (told := await get()) is not None:
+async def _tell(get: Callable[[], Awaitable[dict[str, Any] | None]], hear: Callable[[ContainerEvent], None]) -> None:
+    while (told := await get()) is not None:  # None: the stream has ended
         actor = told.get("Actor") or {}
         attributes = actor.get("Attributes") or {}
         of_network = told.get("Type") == "network"
-        yield ContainerEvent(
+        event = ContainerEvent(
             action=str(told.get("Action", "")),
             container=str(attributes.get("container", "") if of_network else actor.get("ID", "")),
             name="" if of_network else str(attributes.get("name", "")),
             marked=MARK in attributes,
         )
+        hear(event)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from syncd.errors import ExitCode, NotAuthorisedError, NotFoundError
-from syncd.instances.docker import Engine, EngineError, EngineUnavailableError
+from syncd.instances.docker import ContainerEvent, Engine, EngineError, EngineUnavailableError
 from tests.docker.engine import DockerEngine
 from tests.docker.sleepers import COMMAND, ready
 from tests.support.daemon import ROOT
@@ -181,13 +181,20 @@ async def test_an_address_that_is_none_is_refused(url: str) -> None:
         await Engine(url).containers()
 
 
-async def test_events_come_from_the_moment_they_are_listened_to(docker: DockerEngine) -> None:
-    async with Engine(docker.url).events() as events:
-        docker.run("ollama-1", COMMAND, labels=MARKED)
+async def test_what_happens_to_containers_is_told(docker: DockerEngine) -> None:
+    told: list[ContainerEvent] = []
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(Engine(docker.url).follow(told.append))
+        await asyncio.sleep(0.5)  # until it is listened to, of which nobody tells
 
-        told = await anext(aiter(events))
-        while told.action != "start":
-            told = await anext(aiter(events))
+        started = docker.run("ollama-1", COMMAND, labels=MARKED)
+        docker.remove("ollama-1")
 
-    assert told.name == "ollama-1"
-    assert told.marked
+        async with asyncio.timeout(20):
+            while not any(event.action == "destroy" for event in told):
+                await asyncio.sleep(0.02)
+        following.cancel()
+    actions = [event.action for event in told if event.name == "ollama-1"]
+    assert actions == ["start", "die", "destroy"]
+    assert all(event.marked for event in told if event.name)
+    assert {event.container for event in told} == {started}

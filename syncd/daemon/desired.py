@@ -4,6 +4,7 @@ Times are seconds on the monotonic clock, so that a jump of the wall clock stall
 for people and for the next life.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, Protocol, Self
@@ -232,9 +233,24 @@ class Wait:
 
 Action = Look | Restore | Check | Pull | Announce | Wait
 
+Refused = Callable[[Digest], str | None]
+"""Why an update is not to be applied by itself; None: it is."""
 
-def decide(wish: Wish, seen: Seen | None, standing: Standing, moment: Moment, *, pulled: bool) -> Action:
-    """The next step. ``pulled``: a pull of the name runs."""
+
+def _nobody_refuses(_digest: Digest) -> str | None:
+    return None
+
+
+def decide(
+    wish: Wish,
+    seen: Seen | None,
+    standing: Standing,
+    moment: Moment,
+    *,
+    pulled: bool,
+    refused: Refused = _nobody_refuses,
+) -> Action:
+    """The next step. ``pulled``: a pull of the name runs. ``refused``: which updates are not to be applied."""
     if pulled:
         # What serves until the update is whole is put back meanwhile.
         mended = None if seen is None or seen.intact(wish.pin) else _mend(wish, seen, standing, moment)
@@ -245,7 +261,7 @@ def decide(wish: Wish, seen: Seen | None, standing: Standing, moment: Moment, *,
         return _mend(wish, seen, standing, moment)
     if wish.pin is not None:
         return Wait(moment.now + LOOK_SECONDS, State.PUBLISHED)
-    return _follow(wish, seen, standing, moment)
+    return _follow(wish, seen, standing, moment, refused)
 
 
 def _mend(wish: Wish, seen: Seen, standing: Standing, moment: Moment) -> Action:
@@ -258,8 +274,10 @@ def _mend(wish: Wish, seen: Seen, standing: Standing, moment: Moment) -> Action:
     return Wait(standing.restore_at, State.FAILING, standing.reason or "it is taken away again and again")
 
 
-def _follow(wish: Wish, seen: Seen, standing: Standing, moment: Moment) -> Action:
+def _follow(wish: Wish, seen: Seen, standing: Standing, moment: Moment, refused: Refused) -> Action:
     pending = standing.pending(seen)
+    if pending is not None and (why_not := refused(pending)) is not None:
+        return _check_when_due(standing, moment, Wait(standing.due, State.PENDING, why_not, standing.due))
     if pending is not None:
         return _update(wish, pending, standing, moment)
     if seen.expected is None and standing.upstream == seen.digest:

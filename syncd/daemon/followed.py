@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from syncd.daemon.desired import Action, Moment, Seen, Standing, State, Wait, Wish, decide
+from syncd.daemon.desired import Action, Moment, Refused, Seen, Standing, State, Wait, Wish, decide
 from syncd.daemon.settings import ModelSettings
 from syncd.errors import SyncdError
 from syncd.jobs.restore import Condition, examine
@@ -42,13 +42,14 @@ class Followed:
     """``wanted``: the settings still name it. ``doing``: what tasks are at.
 
     ``saved``: the standing that the memory has. ``published``: what the reconcile itself published last. ``blobs``:
-    what the model should consist of.
+    what the model should consist of. ``refused``: as ``desired.decide`` takes it.
     """
 
     wish: Wish
     standing: Standing
     saved: Standing | None
     published: Digest | None
+    refused: Refused
     seen: Seen | None = None
     blobs: frozenset[Digest] = frozenset()
     wanted: bool = True
@@ -58,7 +59,7 @@ class Followed:
         """What to do."""
         if not self.wanted:
             return Wait(float("inf"), State.UNKNOWN)
-        return decide(self.wish, self.seen, self.standing, moment, pulled=pulled)
+        return decide(self.wish, self.seen, self.standing, moment, pulled=pulled, refused=self.refused)
 
     def take_in(self, found: Condition) -> None:
         """What a look at the store has found."""

@@ -36,6 +36,7 @@ from syncd.daemon.words import describe
 from syncd.errors import SyncdError
 from syncd.jobs.board import Board, JobState, JobView
 from syncd.jobs.restore import Condition
+from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName, Reference
 from syncd.registry.client import FetchedManifest
 from syncd.store.root import Store
@@ -76,6 +77,8 @@ class Reconcile:
         times: Times | None = None,
     ) -> None:
         """``resolve``: one manifest request. ``on_touch`` hears that the store has changed."""
+        self.refused: Callable[[ModelName, Digest], str | None] = lambda _name, _digest: None
+        """Why an update is not to be applied by itself: servers could not serve it. None: it is."""
         self._store = store
         self._board = board
         self._settings = settings
@@ -275,7 +278,8 @@ class Reconcile:
         wish = wish_of(wanted)
         memory = self._memory.of(wish.reference.name)
         standing = recall(memory, moment, wish.every)
-        return Followed(wish, standing, standing, recall_digest(memory.published))
+        name = wish.reference.name
+        return Followed(wish, standing, standing, recall_digest(memory.published), lambda one: self.refused(name, one))
 
     def _changed(self, model: Followed, wanted: ModelSettings, moment: Moment) -> Followed:
         """The same model by the newest settings: what failed may work by them."""

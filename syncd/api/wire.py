@@ -6,7 +6,7 @@ header says stands in, else the field is empty as Ollama has it.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -234,17 +234,24 @@ def capabilities(parts: Parts) -> tuple[str, ...]:
         found += [word for word in ("vision", "audio") if f"{kind}.{word}.block_count" in parts.weights.fields]
     if parts.projector:
         found.append("vision")
-    variables = {
-        name.lower() for action in re.findall(r"\{\{(.*?)\}\}", template or "", re.DOTALL) for name in _names(action)
-    }
+    variables = {name.lower() for action in _actions(template or "") for name in _names(action)}
     found += [
         word for word, name in (("tools", "tools"), ("insert", "suffix"), ("thinking", "thinking")) if name in variables
     ]
     return tuple(dict.fromkeys(found))
 
 
+def _actions(template: str) -> Iterator[str]:
+    """What stands between ``{{`` and ``}}``. No regular expression: one would look again from each unclosed brace."""
+    start = template.find("{{")
+    while start >= 0 and (end := template.find("}}", start + 2)) >= 0:
+        yield template[start + 2 : end]
+        start = template.find("{{", end + 2)
+
+
 def _names(action: str) -> list[str]:
-    return re.findall(r"\.([A-Za-z]+)", re.sub(r'"(?:[^"\\]|\\.)*"|`[^`]*`', "", action))
+    # A string without an end is passed over as if it had one, for the same reason.
+    return re.findall(r"\.([A-Za-z]+)", re.sub(r'"(?:[^"\\]++|\\.)*+"?|`[^`]*`', "", action))
 
 
 def _details(parts: Parts) -> Details:

@@ -9,7 +9,9 @@ from syncd.errors import SyncdError
 MAX_DEPTH = 32
 MAX_OBJECTS = 10_000
 
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# A string that does not end reaches to the end of the text: it is looked at once, not once for each quote in it.
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class StrictJSONError(SyncdError):
@@ -20,11 +22,14 @@ def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON is any of its types; the ca
     """The value of ``raw`` (UTF-8). Raise ``StrictJSONError`` with a reason that fits behind a "because"."""
     _bound(raw)
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        found = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        if _SURROGATE.search(raw):
+            json.dumps(found, ensure_ascii=False).encode("utf-8")  # half a pair is no text: nobody could tell of it
     except StrictJSONError:
         raise
     except (ValueError, RecursionError) as error:
         raise StrictJSONError(f"it is no JSON ({error})") from error
+    return found
 
 
 def _bound(raw: bytes) -> None:
@@ -47,9 +52,11 @@ def _bound(raw: bytes) -> None:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     parsed = dict(pairs)
     if len(parsed) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise StrictJSONError(f"it has the key {twice!r} twice")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise StrictJSONError(f"it has the key {key[:100]!r} twice")
+            seen.add(key)
     return parsed
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,29 @@ def test_who_comes_at_the_end_is_told_the_whole_story() -> None:
         "writing manifest",
         "success",
     ]
+
+
+@pytest.mark.parametrize(
+    "template", ["{{" * 500_000, '{{ "' + '\\"' * 500_000, '{{ "' + '\\"' * 400_000 + "}}", "{{ .Tools }}" * 80_000]
+)
+async def test_a_template_costs_no_more_than_its_length(
+    registry: ScriptedRegistry, store_path: Path, template: str
+) -> None:
+    started = time.process_time()
+    found = await shown(
+        registry, store_path, model_from("hostile:1", [("model", b"x"), ("template", template.encode())])
+    )
+    assert time.process_time() - started < 3
+    assert found["template"] == template
+    assert found.get("capabilities", []) == (["tools"] if "Tools" in template else [])
+
+
+async def test_a_model_whose_texts_are_none_does_not_hide_the_others(
+    registry: ScriptedRegistry, store_path: Path
+) -> None:
+    half = {"model_family": "\ud800", "model_families": ["\udfff"]}
+    await pulled(registry.add(model_from("hostile:1", [("model", WEIGHTS)], config=half)).name, store_path)
+    await pulled(registry.add(build_model("mistral:7b")).name, store_path)
+    with Store.open(store_path, create=False) as store:
+        told = json.loads(msgspec.json.encode(Library(store).tags()))
+    assert {one["details"]["family"] for one in told["models"]} == {"", "llama"}

@@ -21,6 +21,7 @@ from syncd.errors import InvalidDigestError, NotFoundError
 from syncd.instances.line import Distance
 from syncd.instances.model import Instance
 from syncd.instances.ollama import OllamaServer, Reason
+from syncd.instances.plan import Wish
 from syncd.instances.probe import Cell, Level, Published, Row
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
@@ -126,11 +127,12 @@ class Fleet:
         ``in_turn``: the caller has the server's turn. Raise ``NotFoundError`` for what is not there.
         """
         post, wanted = self._post(instance), await self._wanted(model)
+        wish = Wish.INSISTED if insist else Wish.ASKED
         if in_turn:
-            await post.prove(wanted, insist=insist)
+            await post.prove(wanted, wish)
         else:
             async with self._turns.turn(instance):
-                await post.prove(wanted, insist=insist)
+                await post.prove(wanted, wish)
         post.wake()
         return post.cell(self._model(model))
 
@@ -158,13 +160,10 @@ class Fleet:
         log.debug("fleet.published", name=str(name))
         self._published.set()
 
-    def restarted(self, instance: str, started: str | None = None) -> None:
-        """A server was started anew: no proof holds any more.
-
-        ``started``: a mark of that start, the same for the same start; the first one is no news.
-        """
+    def restarted(self, instance: str) -> None:
+        """A server was started anew: no proof holds any more."""
         if instance in self._posts:
-            self._posts[instance].restarted(started)
+            self._posts[instance].restarted()
 
     def discovered(self, instances: Iterable[Instance]) -> None:
         """These, and no others, are the servers that Docker tells of. Those of the settings go before them."""

@@ -20,6 +20,7 @@ from syncd.instances.plan import (
     Pace,
     Permission,
     Untouched,
+    Wish,
     due_proofs,
     due_shows,
     failures_before,
@@ -87,11 +88,10 @@ class Post:
         self._known: dict[str, Known] = {}
         self._life = 1
         self._greeted = 0  # the life in which it was last told to be there
-        self._container_started: str | None = None
         self._untouched: Untouched = frozenset()
         self._suspects: frozenset[tuple[str, str]] = frozenset()
         self._proving = False
-        self._tried: dict[str, tuple[str, float]] = {}
+        self._tried: dict[str, tuple[str, int, float]] = {}
         self._left = False
 
     # What is known
@@ -123,14 +123,11 @@ class Post:
         """See what there is to do now."""
         self._woken.set()
 
-    def restarted(self, started: str | None) -> None:
-        """Somebody knows that it started anew; ``started``: a mark of that start, so that it counts once."""
-        before = self._container_started
-        self._container_started = started or before
-        if started is None or before not in (None, started):
-            self._begin_life("told so")
-            self._look = None if self._look is None else replace(self._look, at=-NEVER)
-            self.wake()
+    def restarted(self) -> None:
+        """Somebody knows that it started anew."""
+        self._begin_life("told so")
+        self._look = None if self._look is None else replace(self._look, at=-NEVER)
+        self.wake()
 
     def loading(self, model: Published, *, now: bool) -> None:
         """Somebody asked it to load a model, or has its answer."""
@@ -195,17 +192,17 @@ class Post:
         if look is None:
             return None
         for model in due_proofs(self._means.shelf.models(), look, self._known, self._life, now):
-            digest, at = self._tried.get(model.name.folded, ("", -NEVER))
-            if digest == model.digest and now - at < self.settings.every:
-                continue
-            if self._permission(model, look, insist=False).allowed:
+            digest, life, at = self._tried.get(model.name.folded, ("", 0, 0.0))
+            if (digest, life) == (model.digest, self._life) and now - at < self.settings.every:
+                continue  # whatever came in between then
+            if self._permission(model, look, Wish.DUE).allowed:
                 return model
         return None
 
     async def _prove_when_due(self, model: Published) -> None:
         try:
             async with self._means.turns.turn(self.instance.name):
-                await self.prove(model, insist=False)
+                await self.prove(model, Wish.DUE)
         finally:
             self._proving = False
             self.wake()
@@ -284,7 +281,6 @@ class Post:
 
     def _begin_life(self, why: str) -> None:
         self._life += 1
-        self._untouched = frozenset()
         log.info("instance.started_anew", instance=self.instance.name, known_by=why)
 
     # Level 2
@@ -312,9 +308,9 @@ class Post:
 
     # Level 3
 
-    async def prove(self, model: Published, *, insist: bool) -> None:
+    async def prove(self, model: Published, wish: Wish) -> None:
         """Have it make something of a model, if it may be asked to. The caller has its turn."""
-        self._tried[model.name.folded] = (model.digest, self._means.times.monotonic())
+        self._tried[model.name.folded] = (model.digest, self._life, self._means.times.monotonic())
         look, fresh = await self.catch_up(model)
         if fresh is None or not _lists(look, fresh):
             return
@@ -323,9 +319,14 @@ class Post:
             await self.show(fresh)
             known = self._known.get(fresh.name.folded, NOTHING)
         proved = holds(known.proof, fresh, self._life) and known.proof is not None and known.proof.fault is None
-        if hosted(fresh, look, known) or known.showing is None or known.showing.fault or (proved and not insist):
+        if (
+            hosted(fresh, look, known)
+            or known.showing is None
+            or known.showing.fault
+            or (proved and wish is not Wish.INSISTED)
+        ):
             return
-        permission = self._permission(fresh, look, insist=insist)
+        permission = self._permission(fresh, look, wish)
         if permission.allowed:
             await self._prove(fresh, known.showing, look, permission.context_length)
 
@@ -351,14 +352,14 @@ class Post:
         self._known[model.name.folded] = replace(known, proof=proof)
         self._untouched |= left_behind(model, before, after)
 
-    def _permission(self, model: Published, look: Look, *, insist: bool) -> Permission:
+    def _permission(self, model: Published, look: Look, wish: Wish) -> Permission:
         return may_prove(
             self.instance.prove,
             model,
             look,
             self._means.shelf.weights_of,
             untouched=self._untouched,
-            insist=insist,
+            wish=wish,
         )
 
     def _note_fault(self, model: Published, before: Fault | None, now: Fault | None) -> None:

@@ -64,7 +64,7 @@ class Line:
         self._expected = True
 
     def dropped(self) -> bool:
-        """Whether the server has closed the connection in a pause; once for each time."""
+        """Whether the server has closed the connection since this was last asked."""
         found, self._dropped = self._dropped, False
         return found and self._drops <= _CRIED_WOLF
 
@@ -73,10 +73,10 @@ class Line:
         await self.session.close()
 
     async def _made(self, _session: aiohttp.ClientSession, _context: SimpleNamespace, _params: object) -> None:
-        if self._first and self._expected:
+        if self._expected:
             self._dropped = True
             self._drops += 1
-        self._first = False
+        self._expected = self._first = False
 
     async def _reused(self, _session: aiohttp.ClientSession, _context: SimpleNamespace, _params: object) -> None:
         if self._first:

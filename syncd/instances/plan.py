@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from syncd.instances.model import Prove
 from syncd.instances.ollama import Loaded
@@ -23,6 +24,14 @@ class Pace:
 
     every: float
     deep_every: float
+
+
+class Wish(StrEnum):
+    """Who wants a proof."""
+
+    DUE = "due"  # the daemon by itself
+    ASKED = "asked"  # a rollout
+    INSISTED = "insisted"  # an operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +83,13 @@ def failures_before(proof: Proof | None, model: Published, life: int) -> int:
 
 
 def may_prove(
-    way: Prove, model: Published, look: Look, weights_of: WeightsOf, *, untouched: Untouched, insist: bool = False
+    way: Prove, model: Published, look: Look, weights_of: WeightsOf, *, untouched: Untouched, wish: Wish
 ) -> Permission:
     """Whether a proof harms nobody, as ``way`` has it.
 
-    ``Prove.IDLE``: nothing is loaded but what earlier proofs left behind, or this very model is, and the server tells
-    its context length, without which a request could make it load anew. ``insist``: an operator wants it.
+    ``Prove.IDLE``: nothing is loaded but what earlier proofs left behind. Somebody who asks gets a proof where this
+    very model is loaded, too, if the server tells its context length, without which a request makes it load anew;
+    not so the daemon by itself: any request puts off the expiry, and options that ``ps`` does not tell may differ.
     """
     if way is Prove.NEVER:
         return Permission(allowed=False, why_not='prove = "never"')
@@ -87,12 +97,13 @@ def may_prove(
         return Permission(allowed=False, why_not=look.fault.message)
     mine = [one for one in look.loaded if _is(one, model, weights_of)]
     context = next((one.context_length for one in mine if one.context_length is not None), None)
-    if way is Prove.ALWAYS or insist or (mine and context is not None):
+    as_it_is = wish is Wish.ASKED and context is not None
+    if way is Prove.ALWAYS or wish is Wish.INSISTED or as_it_is:
         return Permission(allowed=True, context_length=context)
     busy = [one.name for one in look.loaded if (one.digest, one.expires) not in untouched]
     if busy:
         return Permission(allowed=False, why_not=f"it has {', '.join(sorted(busy)[:3])} loaded")
-    return Permission(allowed=True)
+    return Permission(allowed=True, context_length=context)
 
 
 def still_untouched(untouched: Untouched, look: Look) -> Untouched:

@@ -18,7 +18,7 @@ from syncd.download.fetch import Step
 from syncd.download.journal import claimed_bytes
 from syncd.download.transfer import Counters
 from syncd.errors import IntegrityError, NoSpaceError, NotAuthorisedError, SyncdError
-from syncd.jobs.adoption import BlobPlan, Candidate, Chosen, ModelPlan, Plan
+from syncd.jobs.adoption import BlobPlan, Candidate, Chosen, Find, ModelPlan, Plan
 from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.jobs.pull import PullMeans, pull
 from syncd.oci.chunks import ChunkMap
@@ -108,20 +108,42 @@ async def adopt(
         raise IntegrityError(f"manifests/{model.path} is no manifest: {model.why}")
     origins = tuple(plan.scans[index].path for index in model.sources)
     counted: dict[Way, int] = {}
-    while True:
-        supply = _Supply(model.blobs, plan.scans, means, spoilt, counted)
-        shelf = _Shelf(means.store, name, manifest, f"adopted from {origins[0]}")
-        pulling = PullMeans(store=means.store, registry=shelf, fetcher=supply, floor=means.floor)
-        try:
-            outcome = await pull(Reference(name), pulling, report)
-        except SpoiltError as error:
-            # What is in stays in; the blob may be whole in another source. Else the next round says that none has it.
-            log.warning("adopt.spoilt", name=str(name), error=error.message)
-            continue
-        break
+    shelf = _Shelf(means.store, name, manifest, f"adopted from {origins[0]}")
+    try:
+        outcome = await _taken(model, name, shelf, _Supply(model.blobs, plan.scans, means, spoilt, counted), report)
+    except BaseException:
+        _give_room_back(means.store, manifest)
+        raise
     forgotten = await in_thread(_forget, model.sources, name, manifest, means) if means.delete else []
     left = tuple(one.problem for one in forgotten if one.problem)
     return Adopted(outcome, counted, origins, sum(one.size for one in forgotten), left)
+
+
+async def _taken(
+    model: ModelPlan, name: ModelName, shelf: "_Shelf", supply: "_Supply", report: Callable[[PullProgress], None]
+) -> PullOutcome:
+    means = supply.means
+    pulling = PullMeans(store=means.store, registry=shelf, fetcher=supply, floor=means.floor)
+    error: SpoiltError | None = None
+    while not any(supply.is_lost(blob) for blob in model.blobs):
+        try:
+            return await pull(Reference(name), pulling, report)
+        except SpoiltError as failure:
+            # What is in stays in, and the blob may be whole in another source.
+            error = failure
+            log.warning("adopt.spoilt", name=str(name), error=error.message)
+    why = error.message if error else "a blob of it is corrupt in every source, as was found before"
+    raise SpoiltError(f"{name} is not adopted: {why}", hint=f"'syncd pull {name}' fetches it") from error
+
+
+def _give_room_back(store: Store, manifest: Manifest) -> None:
+    """Remove what was reserved for blobs that did not come. What a pull has fetched of them stays for the next one."""
+    for blob in manifest.blobs:
+        lock = store.locks.try_digest(blob.digest)
+        if lock is not None:
+            with lock:
+                if store.blobs.read_journal(blob.digest) is None:
+                    store.blobs.discard(blob.digest)
 
 
 def _forget(sources: Iterable[int], name: ModelName, manifest: Manifest, means: AdoptMeans) -> list[Forgotten]:
@@ -183,23 +205,27 @@ class _Supply:
     ) -> None:
         self._blobs = {blob.blob.digest: blob for blob in blobs}
         self._scans = scans
-        self._means = means
+        self.means = means
         self._spoilt = spoilt
         self._counted = counted
         # Each hashes with two threads, and a disk that turns is best read one file after another.
         self._room = asyncio.Semaphore(max(1, min(4, len(os.sched_getaffinity(0)) // 2)))
 
+    def is_lost(self, planned: BlobPlan) -> bool:
+        """Whether every file that was to give this blob turned out wrong."""
+        return planned.find is not Find.STORED and bool(planned.candidates) and self._candidate(planned) is None
+
     def needs_room(self, blob: Descriptor) -> bool:
         """Whether it will be copied; a link or a reflink takes no space."""
-        candidate = self._candidate(blob.digest)
+        candidate = self._candidate(self._blobs[blob.digest])
         return candidate is None or candidate.way is Way.COPY
 
     def stage(self, blobs: BlobStore, blob: Descriptor) -> Partial:
         """Open the partial. Raise ``SyncdError`` if no source has the bytes."""
-        candidate = self._candidate(blob.digest)
+        candidate = self._candidate(self._blobs[blob.digest])
         if candidate is None:
             raise IntegrityError(
-                f"{blob.digest} is in no source, or in none as it should be",
+                f"{blob.digest} is in no source as it should be",
                 hint="the model's other blobs are in: 'syncd pull' fetches this one",
             )
         origin = self._scans[candidate.source].path / "blobs" / candidate.file
@@ -215,12 +241,11 @@ class _Supply:
             raise TypeError("a partial that was not opened here")
         return _Taking(partial, self._wrong, self._counted, self._room)
 
-    def _candidate(self, digest: Digest) -> Candidate | None:
-        planned = self._blobs.get(digest)
-        return next((one for one in planned.candidates if one not in self._spoilt), None) if planned else None
+    def _candidate(self, planned: BlobPlan) -> Candidate | None:
+        return next((one for one in planned.candidates if one not in self._spoilt), None)
 
     def _wrong(self, digest: Digest) -> None:
-        candidate = self._candidate(digest)
+        candidate = self._candidate(self._blobs[digest])
         if candidate is not None:
             self._spoilt.add(candidate)
 
@@ -236,21 +261,21 @@ class _Supply:
                 if linked is not None:
                     return linked
             self._refuse_if_full(blob, candidate)
-            return self._means.store.intakes.copy(blob, source, origin, reflink=candidate.way is not Way.COPY)
+            return self.means.store.intakes.copy(blob, source, origin, reflink=candidate.way is not Way.COPY)
         except BaseException:
             os.close(source)
             raise
 
     def _open(self, candidate: Candidate, origin: Path) -> int:
         try:
-            return self._means.desk.open_blob(candidate.source, candidate.file)
+            return self.means.desk.open_blob(candidate.source, candidate.file)
         except NotAuthorisedError as error:
             raise NotAuthorisedError(f"{origin}: this user may not read it", hint="run it with sudo") from error
         except SyncdError as error:
             raise SpoiltError(f"{origin}: {error.message}") from error
 
     def _linked(self, blob: Descriptor, source: int, candidate: Candidate, origin: Path) -> Intake | None:
-        desk, found = self._means.desk, os.fstat(source)
+        desk, found = self.means.desk, os.fstat(source)
         inode = (found.st_dev, found.st_ino)
         try:
             before = desk.hand_over(candidate.source, candidate.file, inode)
@@ -260,7 +285,7 @@ class _Supply:
         undo = bound(desk.give_back, candidate.source, candidate.file, inode, before)
         linked = None
         try:
-            linked = self._means.store.intakes.link(blob, source, origin, undo)
+            linked = self.means.store.intakes.link(blob, source, origin, undo)
         finally:
             if linked is None:
                 undo()
@@ -268,7 +293,7 @@ class _Supply:
 
     def _refuse_if_full(self, blob: Descriptor, candidate: Candidate) -> None:
         """For a file that was to be linked, so that no room was asked for it before."""
-        if candidate.way is Way.LINK and blob.size + self._means.floor > self._means.store.free_bytes():
+        if candidate.way is Way.LINK and blob.size + self.means.floor > self.means.store.free_bytes():
             raise NoSpaceError(
                 f"{blob.digest} cannot be linked, and to copy it {size(blob.size)} are needed",
                 hint="run 'syncd gc --dry-run', or move the store",

@@ -7,6 +7,7 @@ import encodings.idna  # noqa: F401 - imported at the first connection otherwise
 import os
 import sys
 
+import syncd.cli.adopting
 import syncd.cli.checking
 import syncd.cli.failure
 import syncd.cli.here

@@ -7,6 +7,7 @@ The control socket lets in whom its mode lets in, but no web page (``Origin``). 
 import asyncio
 import hmac
 import pwd
+import re
 import socket
 import struct
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ MAX_BODY = 1024 * 1024
 _NAMES = web.AppKey("names", dict[int, str])
 _GONE = 499  # nobody is there to be answered: nginx's number for it
 _UCRED = struct.Struct("3i")
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s\[\]:@,/\\?#%]+))(?::[0-9]{0,5})?")
 # What the command's own views ask for every second.
 _QUIET = frozenset({"/syncd/v1/status", "/syncd/v1/daemon", "/syncd/v1/jobs"})
 
@@ -84,7 +86,10 @@ class TcpDoor:
     def admit(self, request: web.Request) -> None:
         """Raise ``RefusedError`` for a request that is not to be heard."""
         hosts = request.headers.getall("Host", [])
-        if len(hosts) != 1 or not self._is_ours(_host_name(hosts[0]), request):
+        # A target that is a whole URL has a host of its own, which is the one that counts (RFC 9112, 3.2.2).
+        if len(hosts) != 1 or not all(
+            self._is_ours(name, request) for name in {_host_name(hosts[0]), _target_host(request)}
+        ):
             raise RefusedError(
                 403, "this listener does not go by that name", hint="control.allowed_hosts lists more names"
             )
@@ -99,6 +104,8 @@ class TcpDoor:
             raise RefusedError(403, "over TCP this part is served with a token only", hint="set control.token_file")
 
     def _is_ours(self, name: str, request: web.Request) -> bool:
+        if not name:
+            return False
         if name == "localhost" or name == self.host.lower() or name in {one.lower() for one in self.allowed_hosts}:
             return True
         try:
@@ -200,10 +207,19 @@ def _user_name(uid: int) -> str:
 
 
 def _host_name(header: str) -> str:
-    """The host of a Host header, in lower case, without port, brackets and the root's dot."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].lower().removesuffix(".")
+    """The host of a Host header, in lower case, without port, brackets and the root's dot; empty for what is none."""
+    match = _HOST.fullmatch(header)
+    if match is None:
+        return ""
+    return (match["address"] or match["name"].removesuffix(".")).lower()
+
+
+def _target_host(request: web.Request) -> str:
+    """The host of the URL that is asked for, in lower case; where that is a mere path, the Host header's."""
+    try:
+        return (request.url.raw_host or "").lower().removesuffix(".")
+    except ValueError:
+        return ""
 
 
 def _netloc(origin: str) -> str:

@@ -73,6 +73,8 @@ class Streams:
         """Answer with what ``produce`` sends; with ``farewell`` as the last line where the listener closes first."""
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
         await response.prepare(request)
+        if request.method == "HEAD":  # it asks what a GET would begin with, and there is nothing to wait for
+            return response
         stream = Stream(request, response, self._unread)
         deadline = asyncio.timeout(0 if self._closing else None)
         try:

@@ -23,7 +23,28 @@ async def status(world: World, method: str = "GET", path: str = "/api/tags", **h
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:11500", "127.0.0.1.evil.example", "", "10.0.0.1", "a b"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:11500",
+        "127.0.0.1.evil.example",
+        "",
+        ".",
+        "10.0.0.1",
+        "a b",
+        "localhost:80@evil.example",
+        "localhost@evil.example",
+        "localhost:evil.example",
+        "localhost,evil.example",
+        "localhost..",
+        "[::1]evil.example",
+        "[::1]:1@evil.example",
+        "[::1",
+        "[localhost]",
+        "::1",
+        "2130706433",
+        "0.0.0.0",  # noqa: S104 - a name that pages use for this host
+    ],
 )
 async def test_a_rebound_name_is_refused(tmp_path: Path, host: str) -> None:
     async with daemon(tmp_path) as world:
@@ -36,6 +57,41 @@ async def test_a_rebound_name_is_refused(tmp_path: Path, host: str) -> None:
 async def test_names_of_this_host_are_let_in(tmp_path: Path, host: str) -> None:
     async with daemon(tmp_path, door=loopback(allowed_hosts=("gpu-host.lan",))) as world:
         assert await status(world, Host=host) == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        (b"http://evil.example/api/ps", b"403"),
+        (b"http://localhost@evil.example/api/ps", b"403"),
+        (b"http://localhost:1/api/ps", b"200"),
+        (b"http://[::1]/api/ps", b"200"),
+        (b"/api/ps", b"200"),
+        (b"/syncd%2fv1/status", b"403"),
+        (b"/%73yncd/v1/status", b"403"),
+        (b"http://localhost/syncd/v1/status", b"403"),
+        (b"//syncd/v1/status", b"404"),
+        (b"/api/../syncd/v1/status", b"404"),
+    ],
+)
+async def test_a_target_is_no_way_around_the_host_header(tmp_path: Path, target: bytes, code: bytes) -> None:
+    async with daemon(tmp_path) as world:
+        reader, writer = await asyncio.open_connection(*world.address.split(":"))
+        writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert answer.split()[1] == code
+
+
+@pytest.mark.parametrize("path", ["/syncd/v1/events", "/api/tags", "/"])
+async def test_who_asks_for_a_head_gets_one_and_no_stream(tmp_path: Path, path: str) -> None:
+    async with daemon(tmp_path) as world:
+        reader, writer = await asyncio.open_unix_connection(world.socket)
+        writer.write(f"HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert answer.split()[1] == b"200"
+    assert answer.endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:3000", "http://[", ""])

@@ -40,8 +40,7 @@ _EXIT_CODES = """
 Exit codes:
   0 done, 1 failed, 2 usage, 3 not found, 4 not authorised, 5 registry
   unreachable, 6 integrity, 7 no space, 8 busy, 9 a server failed,
-  10 configuration,
-  128 + number of the signal: interrupted
+  10 configuration, 128 + number of the signal: interrupted
 """
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import click
 
+from syncd.aio import only_error
 from syncd.cli import logs, running, smoke_page
 from syncd.cli.options import as_json, examples, shared
 from syncd.cli.session import Session
@@ -100,9 +101,19 @@ class _Load:
     help="A request that has no answer by then has failed.",
 )
 @click.option(
-    "--model", "models", metavar="NAME", multiple=True, help="Ask this model. [default: all that a server lists]"
+    "--model",
+    "models",
+    metavar="NAME",
+    multiple=True,
+    help="Ask this model; may be repeated. [default: all that a server lists]",
 )
-@click.option("--instance", "instances", metavar="NAME|URL", multiple=True, help="Ask this server. [default: settings]")
+@click.option(
+    "--instance",
+    "instances",
+    metavar="NAME|URL",
+    multiple=True,
+    help="Ask this server; may be repeated. [default: those of the settings]",
+)
 @as_json
 @shared
 @click.pass_context
@@ -117,11 +128,12 @@ def smoke(
     instances: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Ask every model on every server for a token or an embedding, at a steady rate, and count what fails.
+    """Ask every model on every server at a steady rate, and count what fails.
 
-    The servers are asked directly, and nothing is tried again. Models that make text are asked by chat and generate in
-    turns, others by embed; stubs of hosted models are not asked. A slow server does not lower the rate. The exit code
-    is 9 if anything failed or could not be sent. Servers load what they are asked for: they are busy meanwhile.
+    The servers are asked directly, for one token or one embedding, and nothing is tried again. Models that make text
+    are asked by chat and generate in turns, others by embed; stubs of hosted models are not asked. A slow server does
+    not lower the rate. The exit code is 9 if anything failed or could not be sent. Servers load what they are asked
+    for: they are busy meanwhile.
     """
     wanted = tuple({name.folded: name for name in map(ModelName.parse, models)}.values())
     session = Session.begin(context, lenient=True)
@@ -207,11 +219,13 @@ async def _shown(run: Smoke, found: Survey, shown: SmokeView) -> smoke_page.Repo
     with shown:
         interrupted = True
         try:
-            async with asyncio.TaskGroup() as group:
-                ticking = group.create_task(_tick(run, found, shown), name="view")
+            async with asyncio.TaskGroup() as tasks:
+                ticking = tasks.create_task(_tick(run, found, shown), name="view")
                 await run.run()
                 ticking.cancel()
             interrupted = False
+        except BaseExceptionGroup as group:
+            raise only_error(group, ()) from group  # nobody reads any more, or a bug
         finally:
             report = smoke_page.report(run, found, interrupted=interrupted)
             shown.done(report)

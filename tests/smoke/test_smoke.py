@@ -282,6 +282,14 @@ def test_who_interrupts_it_gets_what_has_been_so_far(smoke: Smoker, server: Stan
     assert done.events[-1]["exit_code"] == 128 + number
 
 
+def test_who_stops_reading_ends_it(smoke: Smoker, server: StandIn) -> None:
+    with smoke.start("--instance", server.url, "--duration", "1h", "--json") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
+
+
 def test_a_terminal_shows_one_table_in_its_place(smoke: Smoker, server: StandIn) -> None:
     shown = smoke.on_a_terminal("--instance", server.url, "--rps", "20", "--duration", "1.5s")
 

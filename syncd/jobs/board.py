@@ -122,7 +122,7 @@ class Board:
         self._new_id = new_id
         self._notes = notes
         self._on_change = on_change
-        self._running: dict[tuple[str, str], Job] = {}
+        self._running: dict[str, Job] = {}  # by their ids
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled_by: dict[str, str] = {}
         self._ended: deque[Job] = deque(maxlen=_REMEMBERED)
@@ -130,14 +130,15 @@ class Board:
 
     def pull(self, reference: Reference, *, asked_by: str) -> Job:
         """The running pull of ``reference``, or a new one. Raise ``SyncdError`` while the process shuts down."""
-        key = (reference.name.folded, str(reference.digest))
-        if key in self._running:
-            return self._running[key]
+        for job in self.running(reference.name):
+            # Not one that was told to stop: that was before, and somebody else's wish.
+            if job.view.reference.digest == reference.digest and job.view.id not in self._cancelled_by:
+                return job
         if self._closed:
             raise ProcessStoppingError("the daemon is stopping", hint="try again when it has started")
         job = Job(JobView(id=self._new_id(), reference=reference, asked_by=asked_by, started=self._clock()))
-        self._running[key] = job
-        self._group.create_task(self._run(key, job), name=f"pull {reference}")
+        self._running[job.view.id] = job
+        self._group.create_task(self._run(job), name=f"pull {reference}")
         self._on_change(job.view)
         return job
 
@@ -154,7 +155,7 @@ class Board:
 
     def running(self, name: ModelName) -> list[Job]:
         """The pulls of this name, in whatever case and pinned to whatever."""
-        return [job for (folded, _), job in self._running.items() if folded == name.folded]
+        return [job for job in self._running.values() if job.view.reference.name.folded == name.folded]
 
     def cancel(self, job: Job, *, by: str) -> bool:
         """Ask a job to stop; whether it was running. It ends a moment later, and leaves what it fetched."""
@@ -176,7 +177,7 @@ class Board:
         for task in self._tasks.values():
             task.cancel()
 
-    async def _run(self, key: tuple[str, str], job: Job) -> None:
+    async def _run(self, job: Job) -> None:
         job_id = job.view.id
         # Not before: a task that is cancelled ahead of its first turn never has one, and its job would run for ever.
         self._tasks[job_id] = cast("asyncio.Task[None]", asyncio.current_task())
@@ -188,7 +189,7 @@ class Board:
             except asyncio.CancelledError:
                 changes = self._cancelled(job.view)
             finally:
-                self._running.pop(key, None)
+                self._running.pop(job_id, None)
                 self._tasks.pop(job_id, None)
                 self._cancelled_by.pop(job_id, None)
             job.become(**changes, ended=self._clock())

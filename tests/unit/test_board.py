@@ -211,6 +211,22 @@ async def test_a_job_that_is_stopped_before_its_first_turn_ends_like_any(ending:
     assert bench.notes.lines[-1].startswith("ended j1" if ending == "cancel" else "parked j1")
 
 
+async def test_who_asks_after_a_cancel_does_not_get_the_job_that_is_ending() -> None:
+    bench = Bench()
+    async with bench.board() as board:
+        first = board.pull(MISTRAL, asked_by="a")
+        await first.changed(0)
+        board.cancel(first, by="b")
+        second = board.pull(MISTRAL, asked_by="c")
+        assert second is not first
+        assert board.jobs() == board.running(MISTRAL.name) == [first, second]
+        assert board.pull(MISTRAL, asked_by="d") is second
+        bench.go_on.set()
+        views = [await ended(first), await ended(second)]
+
+    assert [view.state for view in views] == [JobState.CANCELLED, JobState.DONE]
+
+
 async def test_an_end_is_told_before_anybody_can_see_the_job_gone() -> None:
     bench = Bench()
     async with bench.board() as board:

@@ -1,7 +1,10 @@
 """Text for people: what comes from outside made safe to show, and sizes as they are read."""
 
+import codecs
 import unicodedata
 
+# Found now: later there may be no descriptor left to read the codec by, and that is to be logged, too.
+_escaped = codecs.getencoder("unicode_escape")
 # Cc controls, Cf formats (bidi marks, zero-width), Cs surrogates, Co private, Cn unassigned, Zl/Zp line separators.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -15,7 +18,7 @@ def printable(text: str, *, limit: int = 500) -> str:
         shown = text
     else:
         shown = "".join(
-            character.encode("unicode_escape", "surrogatepass").decode("ascii")
+            _escaped(character, "surrogatepass")[0].decode("ascii")
             if unicodedata.category(character) in _UNSAFE_CATEGORIES
             else character
             for character in text

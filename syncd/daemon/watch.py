@@ -66,7 +66,7 @@ class Touched:
             return True
         folders, tag = manifest_parts(name)
         parts = (*folders, tag)
-        return any(parts[: len(path)] == path for path in self.paths)
+        return any(parts[:depth] in self.paths for depth in range(1, len(parts) + 1))
 
 
 async def watch(root: Path, tell: Callable[[Touched], None]) -> None:

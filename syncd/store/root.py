@@ -47,7 +47,6 @@ class Store:
         staging, keep = ours(layout.STAGING), ours(layout.KEEP)
         self._staging = staging
         _require_one_mount(staging, (manifests, blobs, keep))
-        self._staging = staging
         self._shared = {layout.MANIFESTS: manifests, layout.BLOBS: blobs}
         self.locks = Locks(ours(layout.LOCKS))
         self.locks.prove_exclusion()

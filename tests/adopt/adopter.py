@@ -1,0 +1,50 @@
+"""An adoption in a process of its own that dies by SIGKILL at its Nth change to a disk, whatever store that is in."""
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from syncd.store.root import Store
+from tests.adopt.world import adopted
+
+_CHANGES = (
+    "link",
+    "rename",
+    "unlink",
+    "rmdir",
+    "mkdir",
+    "fsync",
+    "fchmod",
+    "fchown",
+    "utime",
+    "copy_file_range",
+    "pwritev",
+)
+
+
+def adopt_and_die(store: str, source: str, number: int, *, delete: bool) -> None:
+    """Adopt; die right before change ``number`` (from 1 on), if there are so many. Exit code 0 otherwise."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    counter = itertools.count(1)
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def then(*args: Any, **kwargs: Any) -> Any:
+            if next(counter) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **kwargs)
+
+        return then
+
+    for name in _CHANGES:
+        setattr(os, name, dying(getattr(os, name)))
+    with Store.open(Path(store), create=True) as opened:
+        asyncio.run(adopted(opened, Path(source), delete=delete))
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,83 @@
+"""An adoption that is killed at any of its steps loses nothing, and the next one gets there."""
+
+import asyncio
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from syncd.store.root import Store
+from tests.adopt import adopter
+from tests.adopt.world import adopted, blob_file, lay, tag_file
+from tests.support.content import digest_of
+from tests.support.models import Model, model_from
+from tests.support.oracle import assert_store_whole
+
+pytestmark = pytest.mark.crash
+
+_PATIENCE = 60.0  # seconds
+_MODELS = (
+    model_from("one:1b", [("model", b"weights of one" * 99), ("template", b"shared")]),
+    model_from("two:1b", [("model", b"weights of two" * 99), ("template", b"shared")]),
+)
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """In memory where that can be: a kill is a kill, however slow the disk is."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="syncd-adopt-", dir=memory if os.access(memory, os.W_OK) else None
+    ) as folder:
+        yield Path(folder).resolve()
+
+
+def is_somewhere(model: Model, *stores: Path) -> bool:
+    """Whether all bytes of a model, and its manifest, are in these stores together."""
+    files = [blob_file(store, digest) for store in stores for digest in model.blobs]
+    files += [tag_file(store, model.name) for store in stores]
+    found = {digest_of(file.read_bytes()) for file in files if file.is_file()}
+    return found >= {*model.blobs, model.digest}
+
+
+@pytest.mark.parametrize("delete", [False, True], ids=["copied", "moved"])
+def test_a_kill_at_any_step_loses_nothing_and_the_next_run_gets_there(quick_path: Path, delete: bool) -> None:
+    started = multiprocessing.get_context("forkserver")
+    started.set_forkserver_preload(["tests.adopt.adopter"])
+    published = {f"registry.ollama.ai/library/{model.name}": model.digest for model in _MODELS}
+    for number in range(1, 1000):
+        place = quick_path / str(number)
+        store, source = place / "store", lay(place / "source", *_MODELS)
+        process = started.Process(
+            target=adopter.adopt_and_die, args=(str(store), str(source), number), kwargs={"delete": delete}
+        )
+        process.start()
+        process.join(_PATIENCE)
+        assert process.exitcode in {0, -signal.SIGKILL}
+        killed = process.exitcode != 0
+        process.close()
+
+        visible = assert_store_whole(store) if (store / "blobs").exists() else {}
+        assert visible.items() <= published.items()
+        assert all(is_somewhere(model, store, source) for model in _MODELS), f"lost at change {number}"
+        with Store.open(store, create=True) as opened:
+            asyncio.run(adopted(opened, source, delete=delete))
+        assert assert_store_whole(store) == published
+        own = store / ".syncd"
+        assert {path.name for path in (own / "records").iterdir()} == {
+            path.name for path in (store / "blobs").iterdir()
+        }
+        assert not [path for path in (own / "staging").iterdir() if path.suffix == ".partial"]
+        assert not list((own / "leases").iterdir())
+        left = [path for path in source.rglob("*") if path.is_file()]
+        assert bool(left) is not delete, f"killed at change {number}, {left} stayed"
+        shutil.rmtree(place)
+        if not killed:
+            assert number > 50  # it was killed at every change there is
+            return
+    pytest.fail("it never came to an end")

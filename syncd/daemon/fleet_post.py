@@ -5,14 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import structlog
-
 from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.fleet_asker import Asker
+from syncd.daemon.fleet_told import Told
 from syncd.daemon.followed import Times
 from syncd.daemon.server_settings import ProbeSettings
 from syncd.daemon.shelf import Shelf
 from syncd.daemon.turns import Turns
-from syncd.instances.line import Line
 from syncd.instances.model import Instance
 from syncd.instances.ollama import OllamaServer, ProbeError, Reason
 from syncd.instances.plan import (
@@ -42,13 +41,10 @@ from syncd.instances.probe import (
     Published,
     Row,
     Showing,
-    folded,
     holds,
     hosted,
     judge,
 )
-
-log = structlog.get_logger()
 
 
 class Heard(Protocol):
@@ -81,8 +77,9 @@ class Post:
         self.instance = instance
         self.settings = settings
         self._means = means
-        self._line: Line | None = None
-        self._line_free = asyncio.Lock()
+        self._told = Told(instance.name, means.chronicle)
+        self._asker = Asker(means.times)
+        self._asker_free = asyncio.Lock()
         self._woken = asyncio.Event()
         self._look: Look | None = None
         self._known: dict[str, Known] = {}
@@ -92,7 +89,6 @@ class Post:
         self._suspects: frozenset[tuple[str, str]] = frozenset()
         self._proving = False
         self._tried: dict[str, tuple[str, int, float]] = {}
-        self._left = False
 
     # What is known
 
@@ -125,9 +121,8 @@ class Post:
 
     def restarted(self) -> None:
         """Somebody knows that it started anew."""
-        self._begin_life("told so")
         self._look = None if self._look is None else replace(self._look, at=-NEVER)
-        self.wake()
+        self._begin_life("told so")
 
     def loading(self, model: Published, *, now: bool) -> None:
         """Somebody asked it to load a model, or has its answer."""
@@ -151,10 +146,7 @@ class Post:
 
     async def close(self) -> None:
         """Hang up, for good."""
-        self._left = True
-        if self._line is not None:
-            line, self._line = self._line, None
-            await line.close()
+        await self._asker.close()
 
     # What is due
 
@@ -212,10 +204,10 @@ class Post:
     async def look(self) -> Look:
         """What it lists and has loaded, now."""
         began = self._means.times.monotonic()
-        async with self._line_free:
+        async with self._asker_free:
             if self._look is not None and self._look.at >= began:
                 return self._look  # somebody else's, begun after we asked
-            look, dropped = await self._ask_for_all()
+            look, dropped = await self._asker.look(self.instance, self.settings.timeout)
             self._means.on_probe(self.instance.name, Level.LOOK, self._since(look.at), _reason(look.fault))
             await self._compare(look)
             self._take_in(look, dropped=dropped)
@@ -228,24 +220,6 @@ class Post:
         if fresh is not None and look.at < fresh.since:
             look = await self.look()  # what it listed first led to the news
         return look, fresh
-
-    async def _ask_for_all(self) -> tuple[Look, bool]:
-        look = Look(self._means.times.monotonic(), self._means.times.wall())
-        try:
-            line = self._opened()
-        except ProbeError as error:
-            return replace(look, fault=Fault.of(error, look.epoch)), False
-        server = self._near(line)
-        line.begin()
-        try:
-            look = replace(look, version=await server.version())
-            look = replace(look, listed={folded(one.name): one for one in await server.tags()})
-            look = replace(look, loaded=await server.ps())
-        except ProbeError as error:
-            line.broke()
-            return replace(look, fault=Fault.of(error, look.epoch)), line.dropped()
-        line.answered()
-        return look, line.dropped()
 
     async def _compare(self, look: Look) -> None:
         """Look at the store again where a server lists something else than the store is known to hold."""
@@ -262,15 +236,9 @@ class Post:
 
     def _take_in(self, look: Look, *, dropped: bool) -> None:
         before, self._look = self._look, look
-        name = self.instance.name
+        self._told.looked(before, look)
         if started_anew(before, look, dropped=dropped):
             self._begin_life("the connection was dropped" if look.fault is None else "it does not answer")
-        if look.fault is not None and (before is None or before.fault is None):
-            log.warning("instance.down", instance=name, reason=look.fault.reason.value, error=look.fault.message)
-            self._means.chronicle.tell("instance.down", detail=look.fault.message)
-        elif look.fault is None and (before is None or before.fault is not None):
-            log.info("instance.up", instance=name, version=look.version)
-            self._means.chronicle.tell("instance.up", detail=f"{name}: Ollama {look.version}")
         self._untouched = still_untouched(self._untouched, look)
         wanted = {model.name.folded for model in self._means.shelf.models()}
         self._known = {key: known for key, known in self._known.items() if key in wanted}
@@ -281,29 +249,21 @@ class Post:
 
     def _begin_life(self, why: str) -> None:
         self._life += 1
-        log.info("instance.started_anew", instance=self.instance.name, known_by=why)
+        self.wake()
+        self._told.started_anew(why)
 
     # Level 2
 
     async def show(self, model: Published) -> None:
         """Have it show a model, if it lists this version and no mere stub of it."""
-        name = self.instance.name
-        async with self._line_free:
+        async with self._asker_free:
             look, known = self._look, self._known.get(model.name.folded, NOTHING)
-            if self._left or look is None or not _lists(look, model) or hosted(model, look, known):
+            if look is None or not _lists(look, model) or hosted(model, look, known):
                 return
-            line = self._opened()
-            showing = Showing(model.digest, self._means.times.monotonic())
-            try:
-                shown = await self._near(line).show(model.name)
-            except ProbeError as error:
-                line.broke()
-                showing = replace(showing, fault=Fault.of(error, self._means.times.wall()))
-            else:
-                showing = replace(showing, embeds_only=shown.embeds_only, hosted=shown.hosted)
-        self._means.on_probe(name, Level.SHOW, self._since(showing.at), _reason(showing.fault))
+            showing = await self._asker.show(self.instance, model, self.settings.timeout)
+        self._means.on_probe(self.instance.name, Level.SHOW, self._since(showing.at), _reason(showing.fault))
         known = self._known.get(model.name.folded, NOTHING)
-        self._note_fault(model, known.showing.fault if known.showing else None, showing.fault)
+        self._told.probed(model.name, known.showing.fault if known.showing else None, showing.fault)
         self._known[model.name.folded] = replace(known, showing=showing)
 
     # Level 3
@@ -348,7 +308,7 @@ class Post:
         known = self._known.get(model.name.folded, NOTHING)
         failures = 0 if fault is None else failures_before(known.proof, model, life) + 1
         proof = Proof(model.digest, life, self._means.times.monotonic(), self._means.times.wall(), fault, failures)
-        self._note_fault(model, known.proof.fault if known.proof else None, fault)
+        self._told.probed(model.name, known.proof.fault if known.proof else None, fault)
         self._known[model.name.folded] = replace(known, proof=proof)
         self._untouched |= left_behind(model, before, after)
 
@@ -360,30 +320,6 @@ class Post:
             self._means.shelf.weights_of,
             untouched=self._untouched,
             wish=wish,
-        )
-
-    def _note_fault(self, model: Published, before: Fault | None, now: Fault | None) -> None:
-        if now is not None and (before is None or before.reason is not now.reason):
-            log.warning(
-                "instance.model_failing",
-                instance=self.instance.name,
-                name=str(model.name),
-                reason=now.reason.value,
-                error=now.message,
-            )
-            self._means.chronicle.tell("instance.failing", name=str(model.name), detail=now.message)
-
-    def _opened(self) -> Line:
-        if self._left:
-            raise ProbeError(Reason.REFUSED, f"{self.instance.name}: the settings do not name it any more")
-        if self._line is None:
-            self._line = Line()
-        return self._line
-
-    def _near(self, line: Line) -> OllamaServer:
-        patience = self.settings.timeout
-        return OllamaServer(
-            self.instance.name, self.instance.url, line.session, patience=patience, load_patience=patience
         )
 
     def _since(self, began: float) -> float:

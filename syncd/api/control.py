@@ -27,6 +27,8 @@ _STOPPING = SyncdError(
     "the daemon is stopping", hint="what it fetched is kept: the pull goes on there when it has started again"
 )
 
+_STOPPING_RELOAD = SyncdError("the daemon is stopping", hint="'syncd status' shows how far the servers are")
+
 
 def control_app(service: Service, door: Door, *, limits: Limits | None = None) -> web.Application:
     """Both halves of the API, for whom ``door`` lets in."""
@@ -66,6 +68,7 @@ class Control:
             web.post("/syncd/v1/remove", self.remove),
             web.post("/syncd/v1/collect", self.collect),
             web.post("/syncd/v1/verify", self.verify),
+            web.post("/syncd/v1/reload", self.reload),
         ]
 
     async def daemon(self, _request: web.Request) -> web.Response:
@@ -130,6 +133,23 @@ class Control:
         asked = await self._body(request, v1.CollectRequest)
         plan = await self._service.collect(by=(await peer(request)).words, dry_run=asked.dry_run)
         return answer(events.collected(plan, dry_run=asked.dry_run))
+
+    async def reload(self, request: web.Request) -> web.StreamResponse:
+        """Have servers load models anew, or prove them. It goes on when the client does not."""
+        asked = await self._body(request, v1.ReloadRequest)
+        lines = await self._service.reload(asked, by=(await peer(request)).words)
+
+        async def tell(stream: Stream) -> None:
+            try:
+                async for one in lines:
+                    await stream.send(line(one))
+            except SyncdError as error:
+                await stream.send(line(self._told(error)))
+            finally:
+                if isinstance(lines, AsyncGenerator):
+                    await lines.aclose()
+
+        return await self._streams.run(request, tell, farewell=line(self._told(_STOPPING_RELOAD)))
 
     async def verify(self, request: web.Request) -> web.StreamResponse:
         """Hash the blobs of models; a client who goes away ends it."""

@@ -49,5 +49,11 @@ class Service(Protocol):
     ) -> Verification:
         """Hash the blobs of these models, or of all. A cancelled call ends within a second."""
 
+    async def reload(self, asked: v1.ReloadRequest, *, by: str) -> AsyncIterator[v1.ReloadTried | v1.ReloadEnded]:
+        """Have servers load models anew, or prove them; how each stands there, as it comes, and the end of it.
+
+        It goes on when nobody reads that any more.
+        """
+
     def events(self) -> AsyncIterator[v1.Event]:
         """What happens from now on. A reader who is too slow loses the oldest; a heartbeat comes every 15 s."""

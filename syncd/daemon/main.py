@@ -28,6 +28,7 @@ from syncd.daemon.memory import Memory
 from syncd.daemon.notify import Notifier
 from syncd.daemon.pulse import Pulse, status_line
 from syncd.daemon.reconcile import Reconcile
+from syncd.daemon.servers import Servers
 from syncd.daemon.service import Daemon
 from syncd.daemon.settings import Loaded, socket_path
 from syncd.daemon.telemetry import SettingsState, Telemetry
@@ -114,7 +115,8 @@ class _Serving:
         self._chronicle = Chronicle(time.time)
         self._telemetry = Telemetry(CollectorRegistry())
         self._memory = Memory(store.state, clock=time.time)
-        self._ways = Ways(store)
+        self._servers = Servers(store, self._settings, self._chronicle, self._telemetry.registry)
+        self._ways = Ways(store, self._servers.rollouts.before_publish)
         self.stopping = asyncio.Event()
         self.board = Board(
             self._pull,
@@ -133,6 +135,7 @@ class _Serving:
             chronicle=self._chronicle,
             on_touch=self._inventory.poke,
         )
+        self._reconcile.refused = self._servers.rollouts.refused
         self._pulse = Pulse(self._notifier, self._line)
         self._listeners = Listeners(
             self._daemon(),
@@ -155,6 +158,7 @@ class _Serving:
             reconcile=self._reconcile,
             inventory=self._inventory,
             chronicle=self._chronicle,
+            rollouts=self._servers.rollouts,
             started=time.time(),
             needs_restart=self._needs_restart,
             fault=self._fault,
@@ -185,6 +189,7 @@ class _Serving:
         yield "reloads", self._reload_when_asked()
         yield "reconcile", self._reconcile.run()
         yield "inventory", self._inventory.run()
+        yield from self._servers.services()
         yield "pulse", self._pulse.run()
         yield "tidy", self._tidy()
 
@@ -228,6 +233,7 @@ class _Serving:
     def _job_changed(self, view: JobView) -> None:
         self._pulse.stir()
         self._reconcile.job_changed(view)
+        self._servers.job_changed(view)
         if view.state is JobState.RUNNING:
             self._chronicle.tell("job.started", name=str(view.reference), job=view.id, detail=view.asked_by)
             return

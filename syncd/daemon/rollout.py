@@ -5,16 +5,18 @@ One task takes rollouts and an operator's reloads in turn, so that never more se
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
 from syncd.aio import in_thread
+from syncd.api import v1
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.prewarm import Prewarm, kept_warm
 from syncd.daemon.reconcile import InForce
-from syncd.daemon.rollout_asked import Asked
+from syncd.daemon.rollout_asked import Asked, announced, wish
 from syncd.daemon.rollout_memory import RolloutBook
 from syncd.daemon.settings import Settings
 from syncd.daemon.telemetry_rollout import RolloutTelemetry
@@ -111,10 +113,22 @@ class Rollouts:
         """It is up, or up again: what is to be kept warm is to be loaded there."""
         self._prewarm.started(instance.name)
 
-    def ask(self, asked: Asked) -> None:
-        """Do what an operator wants, after what is under way."""
-        self._asked.append(asked)
+    def status(self) -> tuple[v1.RolloutInfo, ...]:
+        """The latest rollout of each model."""
+        return tuple(announced(one) for one in self.book.all())
+
+    async def ask(self, asked: v1.ReloadRequest, *, by: str) -> AsyncIterator[v1.ReloadTried | v1.ReloadEnded]:
+        """Do what an operator wants, after what is under way; what comes of it, whether anybody follows that or not.
+
+        Raise ``SyncdError`` for what cannot be done.
+        """
+        wanted = await in_thread(
+            partial(wish, asked, store=self._store, servers=self._servers, book=self.book, now=self._clock())
+        )
+        log.info("reload.asked", by=by, models=len(wanted.rollouts), servers=len(wanted.instances), prove=asked.prove)
+        self._asked.append(wanted)
         self._stirred.set()
+        return wanted.follow()
 
     # The service
 

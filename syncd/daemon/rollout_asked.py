@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 
 from syncd.api import v1
 from syncd.api.catalogue import rfc3339
-from syncd.errors import SyncdError
+from syncd.daemon.rollout_memory import RolloutBook
+from syncd.errors import NotFoundError, SyncdError, UsageError
 from syncd.instances.model import Instance
-from syncd.jobs.reload_server import Verdict
-from syncd.jobs.rollout import Rollout
+from syncd.jobs.reload import Change
+from syncd.jobs.reload_server import Servers, Verdict
+from syncd.jobs.rollout import Rollout, State
 from syncd.oci.name import ModelName
+from syncd.store.models import StoredModel
+from syncd.store.root import Store
 from syncd.text import printable
 
 
@@ -57,6 +61,54 @@ class Asked:
             await self._news.wait()
         if self._error is not None:
             raise self._error
+
+
+def wish(asked: v1.ReloadRequest, *, store: Store, servers: Servers, book: RolloutBook, now: float) -> Asked:
+    """What is meant by ``asked``. ``now``: seconds since the epoch. Blocks. Raise ``SyncdError`` for what cannot be."""
+    if asked.resume and (asked.prove or asked.instances is not None):
+        raise UsageError("what has halted is gone on with as it began: on all servers, with all its steps")
+    instances = _instances(asked.instances, servers.instances())
+    names = None if asked.models is None else list(dict.fromkeys(_stored(text, store) for text in asked.models))
+    if asked.resume:
+        wanted = None if names is None else {name.folded for name in names}
+        halted = tuple(
+            one for one in book.all() if one.state is State.HALTED and (wanted is None or one.name.folded in wanted)
+        )
+        if not halted:
+            raise NotFoundError("no rollout has halted", hint="'syncd status' shows how servers stand")
+        return Asked(halted, instances, resume=True)
+    rollouts = tuple(
+        Rollout(name=name, digest=manifest.digest, change=Change.ASKED, previous=None, at=now, insisted=True)
+        for name in (names if names is not None else _all(store))
+        if (manifest := store.models.read(name)) is not None
+    )
+    if not rollouts:
+        raise NotFoundError("no model is published", hint="'syncd pull NAME' brings one")
+    return Asked(rollouts, instances, prove=asked.prove)
+
+
+def _instances(texts: Sequence[str] | None, there: Sequence[Instance]) -> tuple[Instance, ...]:
+    if not there:
+        raise NotFoundError("there are no servers", hint="name them in the settings: [[instances]]")
+    unknown = next((text for text in texts or () if text not in {one.name for one in there}), None)
+    if unknown is not None:
+        raise NotFoundError(
+            f"there is no server {unknown[:100]!r}", hint=f"there are {', '.join(one.name for one in there)}"
+        )
+    return tuple(one for one in there if texts is None or one.name in texts)
+
+
+def _stored(text: str, store: Store) -> ModelName:
+    name = ModelName.parse(text)
+    found = store.models.find(name)
+    if found is None:
+        raise NotFoundError(f"{name} is not published", hint="'syncd list' shows what is")
+    return found
+
+
+def _all(store: Store) -> list[ModelName]:
+    """Those with weights: a mere stub is served elsewhere."""
+    return [one.name for one in store.models.list() if isinstance(one, StoredModel) and one.manifest.weights]
 
 
 def announced(rollout: Rollout) -> v1.RolloutInfo:

@@ -15,6 +15,7 @@ from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.inventory import Inventory
 from syncd.daemon.reconcile import Reconcile
+from syncd.daemon.rollout import Rollouts
 from syncd.errors import BusyError, SyncdError
 from syncd.jobs import collect as collection
 from syncd.jobs import remove as removal
@@ -42,6 +43,7 @@ class Daemon:
     reconcile: Reconcile
     inventory: Inventory
     chronicle: Chronicle
+    rollouts: Rollouts
     started: float
     needs_restart: Callable[[], tuple[str, ...]]
     fault: Callable[[], SyncdError | None]
@@ -66,6 +68,7 @@ class Daemon:
             models=desired,
             unmanaged=self._unmanaged(),
             jobs=tuple(v1.job_info(job.view) for job in self.board.jobs()),
+            rollouts=self.rollouts.status(),
         )
 
     def pull(self, reference: Reference, *, by: str, insecure: bool = False) -> tuple[Job, bool]:
@@ -111,6 +114,10 @@ class Daemon:
         if found.faults:
             self.reconcile.poke()
         return found
+
+    async def reload(self, asked: v1.ReloadRequest, *, by: str) -> AsyncIterator[v1.ReloadTried | v1.ReloadEnded]:
+        """Have servers load models anew, or prove them."""
+        return await self.rollouts.ask(asked, by=by)
 
     def events(self) -> AsyncIterator[v1.Event]:
         """What happens from now on."""

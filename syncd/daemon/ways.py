@@ -10,7 +10,7 @@ from syncd.daemon.access import Access
 from syncd.daemon.settings import Settings
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
-from syncd.jobs.pull import PullMeans
+from syncd.jobs.pull import BeforePublish, PullMeans
 from syncd.registry.client import RegistryClient
 from syncd.store.root import Store
 
@@ -21,14 +21,27 @@ ANSWER_TIMEOUT = 60.0
 class Way:
     """One client, one budget of connections. ``close`` waits for nobody: it takes effect when the last user is gone."""
 
-    def __init__(self, store: Store, settings: Settings, registry: RegistryClient, stack: AsyncExitStack) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        registry: RegistryClient,
+        stack: AsyncExitStack,
+        before_publish: BeforePublish,
+    ) -> None:
         fetching = FetchSettings(
             connections=settings.download.connections,
             max_rate=settings.download.max_rate,
             stall_timeout=settings.download.stall_timeout,
         )
         fetcher = Fetcher(registry, fetching, clock=time.monotonic, random=random.random)
-        self.means = PullMeans(store=store, registry=registry, fetcher=fetcher, floor=settings.min_free)
+        self.means = PullMeans(
+            store=store,
+            registry=registry,
+            fetcher=fetcher,
+            floor=settings.min_free,
+            before_publish=before_publish,
+        )
         self._stack = stack
         self._users = 0
         self._closing = False
@@ -56,8 +69,10 @@ class Way:
 class Ways:
     """The current way. A context manager."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, before_publish: BeforePublish) -> None:
+        """``before_publish``: as ``PullMeans`` has it."""
         self._store = store
+        self._before_publish = before_publish
         self._current: Way | None = None
 
     async def renew(self, settings: Settings, access: Access) -> None:
@@ -72,7 +87,7 @@ class Ways:
                     random=random.random,
                 )
             )
-            fresh = Way(self._store, settings, registry, stack.pop_all())
+            fresh = Way(self._store, settings, registry, stack.pop_all(), self._before_publish)
         old, self._current = self._current, fresh
         if old is not None:
             await old.close()

@@ -74,7 +74,7 @@ class Servers(Protocol):
     def published(self, name: ModelName) -> None:
         """Something was published under this name."""
 
-    def restarted(self, instance: str, started: str | None = None) -> None:
+    def restarted(self, instance: str) -> None:
         """It has begun anew: nothing that was seen of it before counts any more."""
 
 

@@ -95,6 +95,20 @@ class SmallService:
         self.asked.append(("verify", " ".join(map(str, names or ())), by))
         return await verify.verify(self.store, names, on_progress=on_progress)
 
+    async def reload(self, asked: v1.ReloadRequest, *, by: str) -> AsyncIterator[v1.ReloadTried | v1.ReloadEnded]:
+        self.asked.append(("reload", " ".join(asked.models or ()), by))
+        for model in asked.models or ():
+            ModelName.parse(model)
+
+        async def lines() -> AsyncIterator[v1.ReloadTried | v1.ReloadEnded]:
+            for model in asked.models or ():
+                yield v1.ReloadTried(
+                    "gpu-0", str(ModelName.parse(model)), "served", None, stale=False, stale_until=None
+                )
+            yield v1.ReloadEnded(())
+
+        return lines()
+
     async def events(self) -> AsyncIterator[v1.Event]:
         queue: asyncio.Queue[v1.Event] = asyncio.Queue()
         self.happening.append(queue)

@@ -83,11 +83,12 @@ class Acts:
     async def _pull(self, model: Followed) -> None:
         if self._board.closed:
             return
-        job = self._board.pull(model.wish.reference, asked_by=ASKED_BY)
+        reference = model.wish.reference
+        job = self._board.pull(reference, asked_by=ASKED_BY)
         view = await _ended(job)
         moment = self._times.now()
-        if view.outcome is None and self._board.closed:
-            return  # it resumes in the next life
+        if view.outcome is None and (self._board.closed or reference != model.wish.reference):
+            return  # it resumes in the next life; or something else is wanted by now
         if view.outcome is not None:
             if view.asked_by == ASKED_BY and not view.outcome.current:
                 model.published = view.outcome.digest

@@ -286,6 +286,7 @@ class Reconcile:
         wish, standing = wish_of(wanted), model.standing
         if wish.reference != model.wish.reference:
             standing = Standing(due=moment.now)
+            self._stop_pulls(model)
         elif standing.failures:
             standing = replace(standing, retry_at=0.0)
         latest = moment.now + interval(wish.every, 1.0)
@@ -293,12 +294,15 @@ class Reconcile:
         return model
 
     def _let_go(self, model: Followed) -> None:
-        name = model.wish.reference.name
         model.wanted = False
         self._keep_only_whose(model)
-        for job in self._board.running(name):
+        self._stop_pulls(model)
+
+    def _stop_pulls(self, model: Followed) -> None:
+        """Those that were begun for settings which are in force no more."""
+        for job in self._board.running(model.wish.reference.name):
             if job.view.asked_by == ASKED_BY:
-                self._board.cancel(job, by="the settings, which do not name it any more")
+                self._board.cancel(job, by="the settings, which do not want it any more")
 
     def _keep_only_whose(self, model: Followed) -> None:
         """Of a model that the settings do not name, remember only whether the reconcile published it."""

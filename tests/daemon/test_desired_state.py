@@ -434,6 +434,21 @@ async def test_a_pull_that_nobody_wants_any_more_is_stopped(
 # Failures
 
 
+async def test_a_pull_of_what_is_wanted_otherwise_now_gives_way_at_once(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
+) -> None:
+    slow = registry.throttle(MIB / 10, digest=mistral.weights)
+    async with daemon(store_path, model(mistral.name)) as world:
+        await world.becomes(mistral.name, "pulling")
+        await world.until(lambda: registry.bytes_served(mistral.weights))
+        newer = registry.add(build_model("mistral:7b", seed=2))
+        world.settings.put(model(f"{mistral.name}@{newer.digest}"))
+        await world.becomes(mistral.name, "published", seconds=5)
+        assert found(world) == {mistral.name: newer.digest}
+
+    slow.lift()
+
+
 async def test_failures_back_off_show_why_and_end_when_the_registry_is_mended(
     registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
 ) -> None:

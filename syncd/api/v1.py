@@ -136,6 +136,38 @@ class RolloutInfo(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
 
 
+class InstanceModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A published model on a server. ``state``: ``proved`` (it made a token or an embedding since it last started).
+
+    Else ``loaded`` (into memory), ``loading``, ``served`` (it lists this version and can show it), ``stale`` (it holds
+    an older version's weights, until ``stale_until``; null: until it is told to let go), ``hosted`` (a mere stub, never
+    probed), ``missing``, ``failing`` (``reason``: ``refused``, ``timeout``, ``not_found``, ``status``,
+    ``wrong_digest``, ``empty`` or ``protocol``; ``message``), or ``unknown``. ``available``: a request would be
+    answered with the published version, as far as is known. ``stale`` may be true beside other words.
+    """
+
+    name: str
+    digest: str
+    state: str
+    available: bool
+    proved: str | None
+    stale: bool
+    stale_until: str | None
+    reason: str | None
+    message: str | None
+
+
+class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A server. ``up``: it answered lately; null: nobody has asked yet. ``error``: what its last look failed with."""
+
+    name: str
+    url: str
+    up: bool | None
+    version: str | None
+    error: str | None
+    models: tuple[InstanceModel, ...]
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /syncd/v1/status``: everything at a glance. ``jobs``: those that run, then those that ended lately.
 
@@ -149,14 +181,16 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unmanaged: tuple[UnmanagedModel, ...]
     jobs: tuple[JobInfo, ...]
     rollouts: tuple[RolloutInfo, ...] = ()
+    instances: tuple[InstanceInfo, ...] = ()
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /syncd/v1/events``: a fact, as it happens. ``name``: the model that it is about, ``job``: the job.
 
     ``event``: ``job.started``, ``job.ended``, ``settings.applied``, ``settings.refused``, ``model.restored``,
-    ``model.pending``, ``model.removed``, ``rollout.started``, ``rollout.tried``, ``rollout.halted``, ``rollout.done``,
-    ``rollout.reverted``, ``server.prewarmed``, ``heartbeat``.
+    ``model.pending``, ``model.removed``, ``instance.up``, ``instance.down``, ``instance.failing``,
+    ``rollout.started``, ``rollout.tried``, ``rollout.halted``, ``rollout.done``, ``rollout.reverted``,
+    ``server.prewarmed``, ``heartbeat``.
     """
 
     event: str

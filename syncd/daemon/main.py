@@ -134,6 +134,7 @@ class _Serving:
             resolve=self._resolve,
             chronicle=self._chronicle,
             on_touch=self._inventory.poke,
+            on_restore=self._telemetry.model_restored,
         )
         self._reconcile.refused = self._servers.rollouts.refused
         self._pulse = Pulse(self._notifier, self._line)
@@ -159,6 +160,7 @@ class _Serving:
             inventory=self._inventory,
             chronicle=self._chronicle,
             rollouts=self._servers.rollouts,
+            fleet=self._servers.fleet,
             started=time.time(),
             needs_restart=self._needs_restart,
             fault=self._fault,

@@ -11,6 +11,7 @@ from syncd.daemon.discovery import Discovery
 from syncd.daemon.fleet import Fleet
 from syncd.daemon.reconcile import InForce
 from syncd.daemon.rollout import Rollouts
+from syncd.daemon.telemetry_instances import InstanceTelemetry
 from syncd.daemon.telemetry_rollout import RolloutTelemetry
 from syncd.instances.docker import Engine
 from syncd.instances.model import Instance
@@ -24,7 +25,11 @@ class Servers:
     def __init__(self, store: Store, settings: InForce, chronicle: Chronicle, registry: CollectorRegistry) -> None:
         """``registry``: of the metrics. Blocks for a moment."""
         self._settings = settings
-        self.fleet = Fleet(store=store, settings=settings, chronicle=chronicle, on_start=self._started)
+        telemetry = InstanceTelemetry(registry)
+        self.fleet = Fleet(
+            store=store, settings=settings, chronicle=chronicle, on_probe=telemetry.probed, on_start=self._started
+        )
+        telemetry.watch(self.fleet.matrix)
         self.rollouts = Rollouts(
             store=store,
             servers=self.fleet,

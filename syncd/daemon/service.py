@@ -13,6 +13,8 @@ from syncd.api import v1
 from syncd.api.catalogue import rfc3339
 from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.fleet import Fleet
+from syncd.daemon.fleet_words import instance_info
 from syncd.daemon.inventory import Inventory
 from syncd.daemon.reconcile import Reconcile
 from syncd.daemon.rollout import Rollouts
@@ -44,6 +46,7 @@ class Daemon:
     inventory: Inventory
     chronicle: Chronicle
     rollouts: Rollouts
+    fleet: Fleet
     started: float
     needs_restart: Callable[[], tuple[str, ...]]
     fault: Callable[[], SyncdError | None]
@@ -69,6 +72,7 @@ class Daemon:
             unmanaged=self._unmanaged(),
             jobs=tuple(v1.job_info(job.view) for job in self.board.jobs()),
             rollouts=self.rollouts.status(),
+            instances=tuple(instance_info(row) for row in self.fleet.matrix()),
         )
 
     def pull(self, reference: Reference, *, by: str, insecure: bool = False) -> tuple[Job, bool]:

@@ -37,12 +37,14 @@ class Acts:
         chronicle: Chronicle,
         *,
         resolve: Callable[[Reference], Awaitable[FetchedManifest]],
+        on_restore: Callable[[], None],
         times: Times,
     ) -> None:
         self._store = store
         self._board = board
         self._chronicle = chronicle
         self._resolve = resolve
+        self._on_restore = on_restore
         self._times = times
         self._pulls = asyncio.Semaphore(_PULLS)
         self._checks = asyncio.Semaphore(_CHECKS)
@@ -118,6 +120,7 @@ class Acts:
             case Restoration.RESTORED:
                 model.standing = model.standing.restored(began, moment)
                 why = (was and was.broken) or ("removed" if was and was.digest is None else "replaced")
+                self._on_restore()
                 self._chronicle.tell("model.restored", name=str(name), detail=printable(why))
             case Restoration.GONE:
                 model.standing = replace(model.standing, gone=pin or (was.expected if was else None))

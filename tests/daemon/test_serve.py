@@ -409,6 +409,17 @@ def test_a_model_that_appears_from_outside_is_counted(daemon: RunningDaemon, reg
     assert alone.returncode == 0
 
 
+def test_what_is_put_back_is_counted(daemon: RunningDaemon, registry: ScriptedRegistry) -> None:
+    model = registry.add(build_model("mistral:7b"))
+    daemon.settings = wanted(model)
+    with daemon:
+        eventually(lambda: published(daemon, model))
+        (tag,) = (daemon.store / "manifests").rglob("7b")
+        tag.unlink()
+
+        eventually(lambda: daemon.metric("syncd_models_restored_total") == 1)
+
+
 # What comes at an awkward moment
 
 

@@ -160,6 +160,7 @@ class _Serving:
             inventory=self._inventory,
             chronicle=self._chronicle,
             rollouts=self._servers.rollouts,
+            fleet=self._servers.fleet,
             started=time.time(),
             needs_restart=self._needs_restart,
             fault=self._fault,

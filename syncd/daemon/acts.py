@@ -89,7 +89,7 @@ class Acts:
         job = self._board.pull(reference, asked_by=ASKED_BY)
         view = await _ended(job)
         moment = self._times.now()
-        if view.outcome is None and (self._board.closed or reference != model.wish.reference):
+        if view.outcome is None and (reference != model.wish.reference or self._board.closed):
             return  # it resumes in the next life; or something else is wanted by now
         if view.outcome is not None:
             if view.asked_by == ASKED_BY and not view.outcome.current:

@@ -134,8 +134,8 @@ class _Serving:
             resolve=self._resolve,
             chronicle=self._chronicle,
             on_touch=self._inventory.poke,
-            on_restore=self._telemetry.model_restored,
         )
+        self._reconcile.on_restore = self._telemetry.model_restored
         self._reconcile.refused = self._servers.rollouts.refused
         self._pulse = Pulse(self._notifier, self._line)
         self._listeners = Listeners(

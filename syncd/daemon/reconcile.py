@@ -74,10 +74,11 @@ class Reconcile:
         resolve: Callable[[Reference], Awaitable[FetchedManifest]],
         chronicle: Chronicle,
         on_touch: Callable[[], None] = lambda: None,
-        on_restore: Callable[[], None] = lambda: None,
         times: Times | None = None,
     ) -> None:
-        """``resolve``: one manifest request. ``on_touch`` hears that the store has changed, ``on_restore`` of what was put back."""
+        """``resolve``: one manifest request. ``on_touch`` hears that the store has changed."""
+        self.on_restore: Callable[[], None] = lambda: None
+        """Hears that something was put back."""
         self.refused: Callable[[ModelName, Digest], str | None] = lambda _name, _digest: None
         """Why an update is not to be applied by itself: servers could not serve it. None: it is."""
         self._store = store
@@ -87,7 +88,14 @@ class Reconcile:
         self._chronicle = chronicle
         self._on_touch = on_touch
         self._times = times or Times()
-        self._acts = Acts(store, board, chronicle, resolve=resolve, on_restore=on_restore, times=self._times)
+        self._acts = Acts(
+            store,
+            board,
+            chronicle,
+            resolve=resolve,
+            on_restore=lambda: self.on_restore(),  # noqa: PLW0108 - it is set later
+            times=self._times,
+        )
         self._leavings = Leavings(store, board, memory, chronicle, times=self._times)
         self._stirred = asyncio.Event()
         self._unsaved = asyncio.Event()

@@ -307,7 +307,7 @@ def mount_of(fd: int) -> tuple[int, int]:
     """
     device, mount = os.fstat(fd).st_dev, -1
     with suppress(OSError, ValueError):
-        for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines():
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="utf-8").splitlines():
             if line.startswith("mnt_id:"):
                 mount = int(line.partition(":")[2])
     return device, mount

@@ -18,7 +18,7 @@ from syncd.text import printable
 TEXTS = ("params", "system", "template", "license")
 """The kinds of layers that are text for people, in the order in which they are shown."""
 
-_MAX_TEXT = 64 * 1024  # bytes of a text layer that are read
+_MAX_TEXT = 64 * 1024  # bytes of the text layers of a kind that are read
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class Blob(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """The object that ``show --json`` writes. ``texts``: the layers that are text, by kind, cut at 64 KiB each."""
+    """The object that ``show --json`` writes. ``texts``: the layers that are text, by kind, cut at 64 KiB a kind."""
 
     name: str
     digest: str
@@ -115,15 +115,30 @@ def stored(store: Store, wanted: ModelName) -> StoredModel:
 
 
 def texts(store: Store, layers: Iterable[Descriptor], limit: int = _MAX_TEXT) -> dict[str, str]:
-    """The layers that are text, by kind, each cut at ``limit`` bytes."""
-    found: dict[str, str] = {}
+    """The layers that are text, by kind, the layers of a kind together cut at ``limit`` bytes."""
+    by_kind: dict[str, list[Descriptor]] = {}
     for layer in layers:
-        what = kind(layer.media_type)
-        if what in TEXTS and store.blobs.status(layer) is BlobStatus.STORED:
-            text = content(store, layer, limit)
-            if text is not None:
-                decoded = text.decode("utf-8", "replace")
-                found[what] = f"{found[what]}\n{decoded}" if what in found else decoded
+        if (what := kind(layer.media_type)) in TEXTS:
+            by_kind.setdefault(what, []).append(layer)
+    found = {what: text_of(store, those, limit, verified=True) for what, those in by_kind.items()}
+    return {what: "\n".join(parts) for what, parts in found.items() if parts}
+
+
+def text_of(store: Store, layers: Iterable[Descriptor], limit: int, *, verified: bool = False) -> list[str]:
+    """What these text layers say, one after another until ``limit`` bytes are read.
+
+    A manifest may name one layer thousands of times. ``verified``: only those that are stored for good.
+    """
+    found: list[str] = []
+    for layer in layers:
+        if limit <= 0:
+            break
+        if verified and store.blobs.status(layer) is not BlobStatus.STORED:
+            continue
+        text = content(store, layer, limit)
+        if text is not None:
+            found.append(text.decode("utf-8", "replace"))
+            limit -= len(text) + 1  # what joins them
     return found
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,8 +23,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _OLLAMA = "application/vnd.ollama.image."
-_MAX_JSON = 1024 * 1024  # bytes of a config, of parameters, of messages
-_MAX_TEXT = 1024 * 1024  # bytes of a text layer
+_MAX_JSON = 1024 * 1024  # bytes of a config, of all parameters, of all messages
+_MAX_TEXT = 1024 * 1024  # bytes of all text layers of a kind
 _MAX_CONFIGS = 4096
 
 
@@ -47,14 +48,15 @@ class Library:
             layers.setdefault(layer.media_type.removeprefix(_OLLAMA), []).append(layer)
         weights = layers.get("model", [])
         projectors = layers.get("projector", [])
-        templates = self._texts([*layers.get("prompt", []), *layers.get("template", [])])
-        systems = self._texts(layers.get("system", []))
+        # Of templates and systems the last one counts.
+        templates = self._texts([*layers.get("prompt", []), *layers.get("template", [])][-1:])
+        systems = self._texts(layers.get("system", [])[-1:])
         where = self._store.path / BLOBS / blob_file(weights[0].digest) if weights and with_path else model.name
         parts = wire.Parts(
             config=self._config(model.manifest.config),
             licenses=tuple(self._texts(layers.get("license", []))),
-            template=templates[-1] if templates else None,
-            system=system or (systems[-1] if systems else ""),
+            template=templates[0] if templates else None,
+            system=system or "".join(systems),
             parameters=self._parameters(layers.get("params", [])),
             messages=self._messages(layers.get("messages", [])),
             weights=self._header(weights[0], arrays=verbose) if weights else None,
@@ -76,19 +78,18 @@ class Library:
 
     def _parameters(self, blobs: list[Descriptor]) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for blob in blobs:
+        for blob in _within(blobs, _MAX_JSON):
             found |= self._json(blob, dict[str, Any]) or {}
         return found
 
     def _messages(self, blobs: list[Descriptor]) -> tuple[wire.Message, ...]:
         found: list[wire.Message] = []
-        for blob in blobs:
+        for blob in _within(blobs, _MAX_JSON):
             found += self._json(blob, list[wire.Message]) or []
         return tuple(found)
 
     def _texts(self, blobs: list[Descriptor]) -> list[str]:
-        raw = [catalogue.content(self._store, blob, _MAX_TEXT) for blob in blobs]
-        return [one.decode("utf-8", "replace") for one in raw if one is not None]
+        return catalogue.text_of(self._store, blobs, _MAX_TEXT)
 
     def _json(self, blob: Descriptor, kind: type[T]) -> T | None:
         """None where the blob is not there, or is no such thing: what else is known of the model is shown."""
@@ -111,3 +112,12 @@ class Library:
             except (GgufError, OSError) as error:
                 log.debug("show.no_gguf_header", digest=str(blob.digest), error=str(error))
                 return None
+
+
+def _within(blobs: list[Descriptor], limit: int) -> Iterator[Descriptor]:
+    """The first ones, as long as they are no more than ``limit`` bytes together."""
+    for blob in blobs:
+        limit -= blob.size + 1  # an empty one costs something, too
+        if limit < 0:
+            return
+        yield blob

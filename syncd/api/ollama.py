@@ -1,7 +1,9 @@
 """Ollama's API (``server/routes.go``), as far as it makes sense for a store."""
 
+import asyncio
 import re
 
+import msgspec
 from aiohttp import web
 
 from syncd import __version__
@@ -12,7 +14,7 @@ from syncd.api.guard import Door, body, peer
 from syncd.api.library import Library
 from syncd.api.ports import Service
 from syncd.api.pull_lines import Progress, PullLines
-from syncd.api.streams import Stream, Streams, ended, follow
+from syncd.api.streams import LargeAnswers, Stream, Streams, ended, follow
 from syncd.errors import InvalidNameError, NotFoundError, SyncdError
 from syncd.jobs.board import Job, JobView
 from syncd.oci.name import ModelName, Reference
@@ -31,6 +33,7 @@ _NOT_FOR_A_STORE = (
     "/v1/completions",
     "/v1/embeddings",
 )
+_SHOWS = 2  # at once: each may read a header of megabytes into Python's own values
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _INVALID_NAME = "invalid model name"
 _INSECURE = "insecure protocol http"  # server/images.go errInsecureProtocol
@@ -45,6 +48,8 @@ class Ollama:
         self._streams = streams
         self._body_seconds = body_seconds
         self._library = Library(service.store)
+        self._large = LargeAnswers(unread=streams.unread)
+        self._reading = asyncio.Semaphore(_SHOWS)
 
     def routes(self) -> list[web.RouteDef]:
         """All of them."""
@@ -76,23 +81,24 @@ class Ollama:
         """A store has nothing loaded."""
         return answer({"models": []})
 
-    async def show(self, request: web.Request) -> web.Response:
+    async def show(self, request: web.Request) -> web.StreamResponse:
         """One model."""
         asked = await body(request, wire.ShowRequest, seconds=self._body_seconds)
         text = asked.model or asked.name
         if not text:
             raise RefusedError(400, "model is required")
         try:
-            shown = await in_thread(
-                self._library.show,
-                _name(text),
-                verbose=bool(asked.verbose),
-                system=asked.system,
-                with_path=not self._door.open_to_strangers,
-            )
+            async with self._reading:
+                shown = await in_thread(self._shown, _name(text), asked)
         except NotFoundError as error:
             raise _not_found(text) from error
-        return answer(shown)
+        return await self._large.answer(request, shown)
+
+    def _shown(self, name: ModelName, asked: wire.ShowRequest) -> bytes:
+        shown = self._library.show(
+            name, verbose=bool(asked.verbose), system=asked.system, with_path=not self._door.open_to_strangers
+        )
+        return msgspec.json.encode(shown)
 
     async def delete(self, request: web.Request) -> web.Response:
         """Remove a model; 200 and no body, as Ollama has it."""

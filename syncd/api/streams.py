@@ -1,4 +1,4 @@
-"""Answers that go on: a line of JSON for each moment, until the thing ends, the reader goes, or the listener closes.
+"""Answers that take their time: a line of JSON for each moment, until thing, reader or listener ends; or a large one.
 
 A reader gets the newest moment each time, never a backlog: one who reads slowly misses moments, one who does not read
 at all is dropped. Nothing here slows what is being followed.
@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
+from syncd.api.answers import RefusedError
 from syncd.jobs.board import Job, JobState, JobView
 from syncd.text import printable
 
@@ -19,6 +20,9 @@ PAUSE = 0.1
 """Seconds between two moments that a follower gets, at least."""
 
 _FAREWELL_SECONDS = 0.2
+_SMALL = 256 * 1024  # bytes
+_MAX_ANSWER = 32 * 1024 * 1024  # bytes: twice what the largest vocabularies come to
+_LARGE_AT_ONCE = 8
 
 
 class Stream:
@@ -56,7 +60,7 @@ class Streams:
 
     def __init__(self, *, unread: float) -> None:
         """``unread``: seconds for which a reader may take nothing."""
-        self._unread = unread
+        self.unread = unread
         self._open: set[asyncio.Timeout] = set()
         self._closing = False
 
@@ -75,7 +79,7 @@ class Streams:
         await response.prepare(request)
         if request.method == "HEAD":  # it asks what a GET would begin with, and there is nothing to wait for
             return response
-        stream = Stream(request, response, self._unread)
+        stream = Stream(request, response, self.unread)
         deadline = asyncio.timeout(0 if self._closing else None)
         try:
             async with deadline:
@@ -92,6 +96,39 @@ class Streams:
             raise stream.cut("the stream has failed") from error
         finally:
             self._open.discard(deadline)
+        return response
+
+
+class LargeAnswers:
+    """JSON that is written piece by piece, few at once: what nobody takes must not pile up in memory."""
+
+    def __init__(self, *, unread: float) -> None:
+        """``unread``: seconds within which a reader has to take the whole."""
+        self._unread = unread
+        self._open = 0
+
+    async def answer(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        """``body`` as the answer. Raise ``RefusedError`` where it is too large, or too many are open."""
+        if len(body) <= _SMALL:
+            return web.Response(body=body, content_type="application/json")
+        if len(body) > _MAX_ANSWER:
+            raise RefusedError(500, f"there is more to tell than {_MAX_ANSWER} bytes", hint="ask without verbose")
+        if self._open >= _LARGE_AT_ONCE:
+            raise RefusedError(503, "too many large answers are being read", hint="try again")
+        self._open += 1
+        try:
+            return await self._written(request, body)
+        finally:
+            self._open -= 1
+
+    async def _written(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        loop = asyncio.get_running_loop()
+        response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(body))})
+        await response.prepare(request)
+        stream = Stream(request, response, self._unread)
+        until = loop.time() + self._unread
+        for start in range(0, len(body), _SMALL):
+            await stream.send(body[start : start + _SMALL], within=max(0.0, until - loop.time()))
         return response
 
 

@@ -17,12 +17,13 @@ ReadAt = Callable[[int, int], bytes]
 Scalar = int | float | bool | str
 Value = Scalar | list[Scalar] | None
 
-MAX_HEADER = 64 * 1024 * 1024  # bytes
+# The largest that there are: a vocabulary of 260,000 words with their merges, 15 MB.
+MAX_HEADER = 32 * 1024 * 1024  # bytes
 _MAX_FIELDS = 10_000
 _MAX_TENSORS = 200_000
 _MAX_NAME = 64 * 1024  # bytes of a key or of a tensor's name
 _MAX_TEXT = 4 * 1024 * 1024  # bytes of a text
-_MAX_ITEMS = 4_000_000  # of all arrays whose items have to be looked at one by one
+_MAX_ITEMS = 2_000_000  # of all arrays whose items have to be looked at one by one
 _MAX_DIMENSIONS = 8
 _MAX_PARAMETERS = 1 << 46  # of one tensor: with that, all of them together fit into 64 bits
 _WINDOW = 256 * 1024  # bytes of one read

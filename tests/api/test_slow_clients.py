@@ -1,8 +1,10 @@
 """Clients that are slow, silent or many hold up nobody else."""
 
 import asyncio
+import hashlib
 import json
 import socket
+import struct
 import time
 from pathlib import Path
 
@@ -153,3 +155,56 @@ async def vanish_three_times(tmp_path: Path, model: ModelHandle) -> None:
             assert await r.json() == {"status": "success"}
         jobs = world.service.board.jobs()
     assert len(jobs) == 1
+
+
+def plant_a_hostile_header(folder: Path, texts: int) -> None:
+    """A model whose GGUF header holds so many texts of a megabyte that JSON makes six of."""
+
+    def text(content: bytes) -> bytes:
+        return struct.pack("<Q", len(content)) + content
+
+    fields = text(b"general.texts") + struct.pack("<IIQ", 9, 8, texts) + text(bytes(1 << 20)) * texts
+    weights = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + fields
+    hexes = hashlib.sha256(weights).hexdigest()
+    (folder / "models/blobs" / f"sha256-{hexes}").write_bytes(weights)
+    blob = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{hexes}", "size": len(weights)}
+    tag = folder / "models/manifests/registry.ollama.ai/library/hostile/latest"
+    tag.parent.mkdir(parents=True)
+    tag.write_text(json.dumps({"schemaVersion": 2, "config": blob, "layers": [blob]}))
+
+
+ASKED = b'{"model":"hostile","verbose":true}'
+SHOW = (
+    b"POST /api/show HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n" % len(ASKED)
+) + ASKED
+
+
+async def test_large_answers_that_nobody_reads_are_few_and_not_for_long(tmp_path: Path) -> None:
+    async with daemon(tmp_path, limits=Limits(unread=3.0)) as world:
+        plant_a_hostile_header(tmp_path, 1)
+        crowd = []
+        for _ in range(20):
+            reader, writer = await asyncio.open_unix_connection(world.socket)
+            writer.write(SHOW)
+            crowd.append((reader, writer))
+        statuses = [(await asyncio.wait_for(reader.readline(), 10)).split()[1] for reader, _ in crowd]
+        await answers_at_once(world)
+        assert sorted(statuses) == [b"200"] * 8 + [b"503"] * 12
+        await asyncio.sleep(3)
+        for (reader, _), code in zip(crowd, statuses, strict=True):
+            if code == b"200":  # it is cut short
+                assert len(await hung_up(reader)) < 6 << 20
+        async with over_tcp(world) as client, client.post("/api/show", json=json.loads(ASKED)) as response:
+            assert len((await response.json())["model_info"]["general.texts"]) == 1
+        for _, writer in crowd:
+            writer.close()
+
+
+async def test_an_answer_beyond_all_measure_is_refused(tmp_path: Path) -> None:
+    async with daemon(tmp_path) as world, over_tcp(world) as client:
+        plant_a_hostile_header(tmp_path, 7)
+        async with client.post("/api/show", json=json.loads(ASKED)) as verbose:
+            assert (verbose.status, "without verbose" in await verbose.text()) == (500, True)
+        async with client.post("/api/show", json={"model": "hostile"}) as plain:
+            assert plain.status == 200

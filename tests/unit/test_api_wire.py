@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from syncd.api import wire
+from syncd.api import catalogue, wire
 from syncd.api.library import Library
 from syncd.api.pull_lines import PullLines
 from syncd.jobs.progress import BlobProgress, BlobState, Phase, PullProgress
+from syncd.jobs.verify import verify
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName, Reference
@@ -124,6 +125,38 @@ def test_an_odd_config_costs_its_model_the_details_and_no_other_anything(store_p
         tag.write_text(json.dumps({"schemaVersion": 2, "config": descriptor, "layers": [descriptor]}))
         found = Library(store).tags()
     assert [(one.name, one.details) for one in found.models] == [("odd:latest", wire.Details())]
+
+
+def plant(path: Path, name: str, layers: list[tuple[str, bytes]]) -> None:
+    """A model as a registry may have made it, in the store at ``path``; a layer may be named often."""
+    descriptors = []
+    for content in {content for _, content in layers}:
+        (path / "blobs" / f"sha256-{hashlib.sha256(content).hexdigest()}").write_bytes(content)
+    for kind, content in layers:
+        hexes = hashlib.sha256(content).hexdigest()
+        media_type = f"application/vnd.ollama.image.{kind}"
+        descriptors.append({"mediaType": media_type, "digest": f"sha256:{hexes}", "size": len(content)})
+    tag = path / "manifests/registry.ollama.ai/library" / name / "latest"
+    tag.parent.mkdir(parents=True)
+    tag.write_text(json.dumps({"schemaVersion": 2, "config": descriptors[0], "layers": descriptors}))
+
+
+@pytest.mark.parametrize("kind", ["license", "template", "system", "params", "messages", "prompt"])
+async def test_a_layer_that_is_named_thousands_of_times_is_told_of_within_bounds(store_path: Path, kind: str) -> None:
+    text = b'[{"role":"user","content":"' + b"x" * 60_000 + b'"}]'
+    if kind == "params":
+        text = b'{"stop":"' + b"x" * 60_000 + b'"}'
+    with Store.open(store_path, create=True) as store:
+        plant(store_path, "hostile", [("model", b"x"), *[(kind, text)] * 4000])
+        await verify(store, None, on_progress=lambda _: None)
+        name = ModelName.parse("hostile")
+        started = time.process_time()
+        shown = msgspec.json.encode(Library(store).show(name, verbose=True, system=None, with_path=False))
+        described = catalogue.describe(store, name)
+    assert time.process_time() - started < 5
+    assert len(shown) < 8 << 20
+    assert len(msgspec.json.encode(described.texts)) < 200_000
+    assert ("x" * 50_000).encode() in shown
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.support import llama_engine
 from tests.support.registry.server import listen
 
 VARIABLE = "OLLAMA_BINARY"
 _READY_SECONDS = 30.0
+_END_SECONDS = 10.0
 _NOWHERE = "http://127.0.0.1:9"  # nobody listens there: what it would fetch from outside fails at once
 
 
 class OllamaBinary:
-    """``ollama serve`` on a loopback port over ``models``; ``home`` takes its keys and log. A context manager."""
+    """``ollama serve`` on a loopback port over ``models``; ``home`` takes keys, logs and engine. A context manager."""
 
     def __init__(self, models: Path, home: Path, *, prune: bool = True) -> None:
         self._models = models
         self._home = home
         self._prune = prune
         self._process: subprocess.Popen[bytes] | None = None
+        self._engine_log = llama_engine.install(home)
         with listen() as free:
             self._port: int = free.getsockname()[1]
 
@@ -53,7 +56,12 @@ class OllamaBinary:
         }
         with (self._home / "ollama.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(self.path()), "serve"], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [str(self.path()), "serve"],
+                cwd=self._home,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         deadline = time.monotonic() + _READY_SECONDS
         while not self._answers():
@@ -67,14 +75,22 @@ class OllamaBinary:
     def stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.wait()
+            process.terminate()  # it ends its engines
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
-    def restart(self, *, prune: bool) -> None:
+    def restart(self) -> None:
         """Raise ``OSError`` as ``start`` does."""
         self.stop()
-        self._prune = prune
         self.start()
+
+    @property
+    def contexts(self) -> list[int]:
+        """The context length of each load so far."""
+        return [num_ctx for _, num_ctx in llama_engine.starts(self._engine_log)]
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=5)

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.support.standin.described import Model, moment
 from tests.support.standin.gguf_header import BadGguf, read_whole_header
@@ -57,6 +57,13 @@ class Runner:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     timer: asyncio.TimerHandle | None = None
 
+    def take(self) -> Self:
+        """One more request uses it."""
+        self.users += 1
+        self.idle.clear()
+        self.stop_timer()
+        return self
+
     def stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
@@ -70,7 +77,7 @@ class Scheduler:
         self._settings = settings
         self._ledger = ledger
         self._runners: dict[Path, Runner] = {}
-        self._turns: dict[Path, asyncio.Lock] = {}
+        self._queue = asyncio.Lock()
 
     def asking(self, model: Model, options: Mapping[str, Any]) -> Asking:
         """The model's own options and the request's on top, bounded as the server bounds them."""
@@ -92,24 +99,34 @@ class Scheduler:
         if model.weights is None:
             raise FileNotFoundError(2, "no such file or directory", "")
         asking = self.asking(model, options)
-        async with self._turns.setdefault(model.weights, asyncio.Lock()):
-            runner = self._runners.get(model.weights)
-            if runner is not None and _needs_reload(runner, model, asking):
-                await self._unload_when_idle(runner)
-                runner = self._runners.get(model.weights)
-            if runner is None:
-                await self._make_room()
-                session = self._settings.keep_alive if keep_alive is None else keep_alive
-                runner = await self._load(model, model.weights, asking, session)
-            elif keep_alive is not None:
-                runner.session = keep_alive
-            runner.users += 1
-            runner.idle.clear()
-            runner.stop_timer()
+        runner = self._usable(model, model.weights, asking, keep_alive)
+        if runner is None:
+            # One after another: who waits for a load, or for a runner to become idle, keeps all that wait behind it.
+            async with self._queue:
+                runner = self._usable(model, model.weights, asking, keep_alive)
+                if runner is None:
+                    runner = await self._made(model, model.weights, asking, keep_alive)
         try:
             yield runner
         finally:
             self._release(runner)
+
+    def _usable(self, model: Model, weights: Path, asking: Asking, keep_alive: float | None) -> Runner | None:
+        """The loaded runner, taken, if it will do."""
+        runner = self._runners.get(weights)
+        if runner is None or _needs_reload(runner, model, asking):
+            return None
+        if keep_alive is not None:
+            runner.session = keep_alive
+        return runner.take()
+
+    async def _made(self, model: Model, weights: Path, asking: Asking, keep_alive: float | None) -> Runner:
+        if (outdated := self._runners.get(weights)) is not None:
+            await self._unload_when_idle(outdated)
+        await self._make_room()
+        session = self._settings.keep_alive if keep_alive is None else keep_alive
+        runner = await self._load(model, weights, asking, session)
+        return runner.take()
 
     def expire(self, model: Model) -> None:
         """Unload the runner of the weights that the name stands for *now*; requests in flight end first."""

@@ -143,6 +143,11 @@ class StandIn:
         return list(self.ledger.loads)
 
     @property
+    def contexts(self) -> list[int]:
+        """The context length of each load that did not fail."""
+        return [load.num_ctx for load in self.loads if not load.failed]
+
+    @property
     def unloads(self) -> list[str]:
         """Names of the blobs whose runners went."""
         return list(self.ledger.unloads)

@@ -159,7 +159,11 @@ class Store:
             if entry.is_dir(follow_symlinks=False):
                 continue
             # Its age by the wall clock: what a file's mtime is measured in.
-            if time.time() - entry.stat(follow_symlinks=False).st_mtime < grace:
+            try:
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+            except OSError:
+                continue  # gone meanwhile
+            if age < grace:
                 continue
             digest = entry.name.replace("-", ":")
             if _DIGEST.fullmatch(digest):

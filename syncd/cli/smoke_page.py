@@ -4,7 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from syncd.cli.status_page import Page, Row, Sheet, Tone
+from syncd.cli.sheets import Row, Sheet, Tone
+from syncd.cli.status_page import Page
 from syncd.jobs.latency import Latencies
 from syncd.jobs.latency import Percentiles as Found
 from syncd.jobs.smoke import Smoke, Tally

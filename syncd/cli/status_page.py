@@ -2,38 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 
 from syncd.api import v1
-from syncd.cli import words
+from syncd.cli import status_servers, words
+from syncd.cli.sheets import Row, Sheet, Tone, row
 from syncd.text import printable, size
 
 _SHORT = 12  # hex digits of a digest
 _ENDED_JOBS = 5  # that are shown
-
-
-class Tone(Enum):
-    """How loud a line is."""
-
-    CALM = "calm"
-    MOVING = "moving"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of a table: its cells."""
-
-    cells: tuple[str, ...]
-    tone: Tone = Tone.CALM
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table."""
-
-    header: tuple[str, ...]
-    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +22,7 @@ class Page:
 
 def page(found: v1.Status, now: float) -> Page:
     """``found`` in words. ``now``: seconds since the epoch."""
-    sheets = (_models(found, now), _unmanaged(found), _jobs(found, now))
+    sheets = (_models(found, now), *status_servers.sheets(found, now), _unmanaged(found), _jobs(found, now))
     return Page(_head(found, now), tuple(sheet for sheet in sheets if sheet.rows))
 
 
@@ -63,7 +39,7 @@ def faults(found: v1.Status) -> list[str]:
     told += [f"settings: {found.settings.fault}"] if found.settings.fault else []
     told += [f"{one.name}: {one.reason or one.state}" for one in found.models if one.state in {"failing", "held"}]
     told += [f"{words.count(found.store.broken, 'manifest')} cannot be read"] if found.store.broken else []
-    return told
+    return told + status_servers.faults(found)
 
 
 def _head(found: v1.Status, now: float) -> tuple[Row, ...]:
@@ -104,7 +80,7 @@ def _model(one: v1.DesiredModel, now: float) -> Row:
         why = f"{_short(one.pending)} waits{f': {why}' if why else ''}"
     if one.failures:
         why = f"{why} ({words.count(one.failures, 'failure')})"
-    return _row(
+    return row(
         tone,
         one.name,
         one.state,
@@ -119,7 +95,7 @@ def _model(one: v1.DesiredModel, now: float) -> Row:
 def _unmanaged(found: v1.Status) -> Sheet:
     header = ("UNMANAGED", "DIGEST", "SIZE", "") if any(one.left_over for one in found.unmanaged) else _UNMANAGED
     rows = (
-        _row(Tone.CALM, one.name, _short(one.digest), size(one.size), "left the settings" if one.left_over else "")
+        row(Tone.CALM, one.name, _short(one.digest), size(one.size), "left the settings" if one.left_over else "")
         for one in found.unmanaged
     )
     return Sheet(header, tuple(Row(row.cells[: len(header)], row.tone) for row in rows))
@@ -134,7 +110,7 @@ def _jobs(found: v1.Status, now: float) -> Sheet:
     return Sheet(
         ("JOB", "MODEL", "STATE", "PROGRESS", "ASKED FOR BY", "BEGAN", "ERROR"),
         tuple(
-            _row(
+            row(
                 Tone.MOVING if job.state == "running" else Tone.BAD if job.state == "failed" else Tone.CALM,
                 job.id,
                 job.name,
@@ -147,10 +123,6 @@ def _jobs(found: v1.Status, now: float) -> Sheet:
             for job in (*running, *ended)
         ),
     )
-
-
-def _row(tone: Tone, *cells: str) -> Row:
-    return Row(tuple(printable(cell, limit=200) for cell in cells), tone)
 
 
 def _short(digest: str | None) -> str:

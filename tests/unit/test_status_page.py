@@ -7,7 +7,8 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from syncd.api import v1
-from syncd.cli.status_page import Tone, faults, page, text
+from syncd.cli.sheets import Tone
+from syncd.cli.status_page import faults, page, text
 from syncd.cli.status_table import Screen, picture
 from syncd.errors import BusyError
 
@@ -181,3 +182,86 @@ def test_whoever_watches_sees_the_next_one_in_its_place() -> None:
     assert "\x1b[1A" in shown  # up, to write over what stands there
     assert "error: the daemon\\x1b[2J is away" in shown
     assert shown.rindex("none runs") > shown.rindex("pid 4711")
+
+
+# Servers
+
+
+def on_server(state: str, name: str = "mistral:7b", **more: object) -> v1.InstanceModel:
+    plain = v1.InstanceModel(
+        name=name,
+        digest=f"sha256:{HEX}",
+        state=state,
+        available=True,
+        proved=None,
+        stale=False,
+        stale_until=None,
+        reason=None,
+        message=None,
+    )
+    return replace(plain, **more)
+
+
+def server(name: str, *models: v1.InstanceModel, up: bool = True, error: str | None = None) -> v1.InstanceInfo:
+    return v1.InstanceInfo(name=name, url="http://127.0.0.1:11434", up=up, version="0.12.6", error=error, models=models)
+
+
+def test_the_matrix_has_a_row_for_each_model_and_a_column_for_each_server() -> None:
+    found = replace(WELL, instances=(server("a", on_server("proved")), server("b", on_server("served"))))
+
+    lines = text(page(found, NOW)).splitlines()
+
+    assert "MODEL ON SERVER    a         b" in lines
+    assert "mistral:7b         proved    served" in lines
+    assert "1    a         http://127.0.0.1:11434    up       0.12.6" in lines
+    assert faults(found) == []
+
+
+def test_servers_with_long_names_are_numbered_in_the_matrix() -> None:
+    servers = tuple(server(f"ollama-server-{n}", on_server("proved")) for n in range(1, 9))
+
+    lines = text(page(replace(WELL, instances=servers), NOW)).splitlines()
+
+    header = next(line for line in lines if line.startswith("MODEL ON SERVER"))
+    assert header.split() == ["MODEL", "ON", "SERVER", *"12345678"]
+    assert next(line for line in lines if line.startswith("8")).split()[1] == "ollama-server-8"
+
+
+def test_what_is_wrong_on_a_server_is_said_with_its_reason() -> None:
+    failing = on_server("failing", reason="timeout", message="a: POST /api/generate: no answer within 300 s")
+    stale = on_server("stale", "llava:7b", stale=True, stale_until="2026-01-01T00:01:40Z")
+    held = on_server("proved", "codellama:7b", stale=True)
+    found = replace(WELL, instances=(server("a", failing, stale, held), server("b", on_server("missing"))))
+
+    shown = text(page(found, NOW))
+
+    assert "timeout: a: POST /api/generate: no answer within 300 s" in shown
+    assert "an older version stays in its memory for 1m40s" in shown
+    assert "an older version stays in its memory until it is told to let go" in shown
+    assert "does it read this store?" in shown
+    assert faults(found) == [
+        "mistral:7b on a: a: POST /api/generate: no answer within 300 s",
+        "mistral:7b on b: missing",
+    ]
+
+
+def test_a_server_that_is_down_is_one_fault_and_not_one_for_each_model() -> None:
+    refused = on_server("failing", reason="refused", message="a: cannot connect")
+    found = replace(WELL, instances=(server("a", refused, up=False, error="a: cannot connect"),))
+
+    assert faults(found) == ["a: a: cannot connect"]
+    assert text(page(found, NOW)).count("cannot connect") == 1
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "\N{CHECK MARK} proved"), ("ascii", "proved")])
+def test_a_terminal_gets_symbols_if_it_can_show_them(encoding: str, shown: str) -> None:
+    found = replace(WELL, instances=(server("a", on_server("proved"), on_server("failing", "llava:7b")),))
+    written = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=written, force_terminal=True, width=120, highlight=False)
+    with Screen(console) as screen:
+        screen.show(found)
+    written.flush()
+
+    told = written.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert shown in told
+    assert ("\N{BALLOT X}" in told) == (encoding == "utf-8")

@@ -16,7 +16,7 @@ from syncd.oci.name import ModelName, Reference
 # A listing waits for nothing that it does not need. What is needed is imported before the store is opened: root has
 # become its owner then, who may not be able to read a Python that lies in root's home.
 if TYPE_CHECKING:
-    from syncd.api.v1 import Cancelled, Status
+    from syncd.api.v1 import Cancelled, ReloadEnded, ReloadRequest, ReloadTried, Status
     from syncd.cli.render import PullView
 
 
@@ -98,6 +98,13 @@ class Here:
 
         with self.session.open_store(writes=False) as store:
             return status(store, self.session.loaded, time.time())
+
+    def reload(self, asked: "ReloadRequest", tell: Callable[["ReloadTried"], None]) -> "ReloadEnded":  # noqa: ARG002 - as Place has it
+        """Nothing: raise ``NotFoundError``."""
+        raise NotFoundError(
+            "no daemon runs, and servers are the daemon's business",
+            hint="'systemctl start syncd' starts it; 'syncd smoke' asks the servers without one",
+        )
 
     def cancel(self, what: str) -> "Cancelled":
         """Nothing: raise ``NotFoundError``."""

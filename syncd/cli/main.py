@@ -28,6 +28,7 @@ _COMMANDS = {
     "adopt": "syncd.cli.adopting:adopt_models",
     "status": "syncd.cli.status:status",
     "cancel": "syncd.cli.cancelling:cancel",
+    "reload": "syncd.cli.reloading:reload",
     "smoke": "syncd.cli.smoking:smoke",
     "config": "syncd.cli.config:config",
     "serve": "syncd.cli.serve:serve",

@@ -16,7 +16,7 @@ from syncd.oci.name import ModelName, Reference
 
 if TYPE_CHECKING:  # a listing waits neither for what pulls look like nor for what the daemon says of itself
     from syncd.api.catalogue import Listing, Shown
-    from syncd.api.v1 import Cancelled, Status
+    from syncd.api.v1 import Cancelled, ReloadEnded, ReloadRequest, ReloadTried, Status
     from syncd.cli.render import PullView
     from syncd.daemon.units import Rate
 
@@ -59,6 +59,9 @@ class Place(Protocol):
 
     def status(self) -> "Status":
         """Everything at a glance."""
+
+    def reload(self, asked: "ReloadRequest", tell: Callable[["ReloadTried"], None]) -> "ReloadEnded":
+        """Have the daemon's servers load models anew, or prove them; ``tell`` hears of each as it comes."""
 
     def cancel(self, what: str) -> "Cancelled":
         """Stop the daemon's pulls that ``what`` means: a name, with or without a pin, or a job."""

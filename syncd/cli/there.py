@@ -152,6 +152,27 @@ class There:
             self._check_time(text)
         return found
 
+    def reload(self, asked: v1.ReloadRequest, tell: Callable[[v1.ReloadTried], None]) -> v1.ReloadEnded:
+        """Have the servers load models anew, or prove them; a signal ends the watching, and not that."""
+        from syncd.cli import running  # noqa: PLC0415 - see verify
+
+        return running.run(self._reload(asked, tell), hint="the daemon goes on; 'syncd status' shows how far it is")
+
+    async def _reload(self, asked: v1.ReloadRequest, tell: Callable[[v1.ReloadTried], None]) -> v1.ReloadEnded:
+        from syncd.cli.remote_streams import following  # noqa: PLC0415 - see verify
+
+        kinds: Kinds = {"tried": v1.ReloadTried, "reloaded": v1.ReloadEnded, "error": Failed}
+        async with following(self.client.path, "/syncd/v1/reload", asked, kinds) as lines:
+            async for line in lines:
+                match line:
+                    case v1.ReloadTried():
+                        tell(line)
+                    case v1.ReloadEnded():
+                        return line
+                    case Failed():
+                        raise v1.error_of(line)
+        raise unintelligible(self.client.path)
+
     def cancel(self, what: str) -> v1.Cancelled:
         """Stop the pulls that ``what`` means: a job, or a name, with or without a pin. Raise ``NotFoundError``."""
         running = [job for job in self.client.get("/syncd/v1/jobs", v1.Jobs).jobs if job.state == "running"]

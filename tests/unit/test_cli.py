@@ -22,7 +22,7 @@ from tests.support.registry import ScriptedRegistry
 
 ROOT = Path(__file__).parents[2]
 SYNCD = (sys.executable, "-m", "syncd.cli.main")
-COMMANDS = ("init", "pull", "list", "show", "rm", "verify", "gc", "status", "cancel", "smoke")
+COMMANDS = ("init", "pull", "list", "show", "rm", "verify", "gc", "status", "cancel", "reload", "smoke")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ The servers are stand-ins; the Engine, the containers, their read-only mounts, t
 import http.client
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from tests.docker.engine import DockerEngine
 from tests.support.daemon import RunningDaemon, eventually, free_port
-from tests.support.models import Model, build_model, five_models
+from tests.support.models import build_model, five_models
 from tests.support.registry import ModelHandle, ScriptedRegistry
 
 EIGHT = range(1, 9)
@@ -32,23 +33,53 @@ class Host:
     registry: ScriptedRegistry
     ports: dict[int, int]
     models: dict[str, ModelHandle] = field(default_factory=dict)
+    _seed: int = 1
 
-    # The registry
+    # The registry and the daemon
 
-    def offer(self, models: Iterable[Model]) -> None:
-        """Have the registry serve these, and the settings want them."""
-        for model in models:
+    def settings(self) -> str:
+        """Every model that the registry has is wanted."""
+        wanted = "".join(f'[[models]]\nname = "{one.name}"\n' for one in self.models.values())
+        return (
+            f'{wanted}[docker]\nurl = "{self.docker.url}"\ndiscover = true\n'
+            '[probes]\nevery = "1s"\ntimeout = "5s"\nproof_timeout = "4s"\n[reload]\nsettle = "100ms"\n'
+        )
+
+    def want_all_five(self) -> None:
+        """The registry has them, and the settings ask for them."""
+        for model in five_models(_WEIGHTS):
             self.models[model.name] = self.registry.add(model)
+        self.daemon.write_settings(self.settings())
 
-    def offer_update(self, name: str, *, seed: int = 2) -> ModelHandle:
-        """Have the registry serve another version, with other weights."""
-        self.offer([build_model(name, _WEIGHTS, seed)])
-        return self.models[name]
-
-    def pull(self, name: str) -> None:
-        """As an operator does."""
+    def update(self, name: str) -> ModelHandle:
+        """The registry gets other weights under this name, and an operator pulls them."""
+        self._seed += 1
+        self.models[name] = self.registry.add(build_model(name, _WEIGHTS, self._seed))
         done = self.daemon.command("pull", self.models[name].name)
         assert done.returncode == 0, done.stderr
+        return self.models[name]
+
+    def rollout(self, name: str) -> Any:
+        """How the version that the registry has now is rolled out; empty: not yet."""
+        wanted = self.models[name]
+        told = self.daemon.status()["rollouts"]
+        return next((one for one in told if one["name"] == wanted.name and one["digest"] == wanted.digest), {})
+
+    def ends(self, name: str, state: str, *, seconds: float = 60.0) -> Any:
+        """Its rollout, once it has come to that."""
+        try:
+            eventually(lambda: self.rollout(name).get("state") == state, seconds=seconds)
+        except AssertionError:
+            raise AssertionError(f"{self.rollout(name)}\n{self.daemon.log()[-6000:]}") from None
+        return self.rollout(name)
+
+    def resume(self) -> None:
+        """As ``syncd reload --resume``."""
+        with self.daemon.connection() as connection:
+            connection.request("POST", "/syncd/v1/reload", '{"resume": true}', {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
+        assert answer.status == 200, content
 
     # The servers
 
@@ -99,6 +130,11 @@ class Host:
         """What a server lists: names and digests."""
         return {one["name"]: one["digest"] for one in self.ask(number, "GET", "/api/tags")["models"]}
 
+    def asked(self, number: int, path: str) -> dict[str, int]:
+        """How often a server was asked this for each model, and answered well."""
+        told = self.ask(number, "GET", "/_standin/requests")["requests"]
+        return Counter(one["model"] for one in told if one["path"] == path and one["status"] == 200)
+
     def answers(self, number: int, name: str) -> bool:
         """Whether a server makes something of a model, without a second try."""
         model = self.models[name].name
@@ -109,16 +145,18 @@ class Host:
 
 
 @contextmanager
-def host(docker: DockerEngine, folder: Path, settings: str = "") -> Iterator[Host]:
-    """The host with its five models wanted, nothing published yet and no server running."""
+def host(docker: DockerEngine, folder: Path) -> Iterator[Host]:
+    """The host with all servers up and known to the daemon, and no model wanted yet."""
     with ExitStack() as stack:
         registry = stack.enter_context(ScriptedRegistry())
         made = Host(docker, RunningDaemon(folder), registry, _ports())
-        stack.callback(docker.clear)
-        made.offer(five_models(_WEIGHTS))
-        wanted = "".join(f'[[models]]\nname = "{one.name}"\n' for one in made.models.values())
-        made.daemon.settings = f'{wanted}[docker]\nurl = "{docker.url}"\ndiscover = true\n{settings}'
+        made.daemon.settings = made.settings()
         stack.enter_context(made.daemon)
+        stack.callback(docker.clear)
+        for number in EIGHT:
+            made.run(number)
+        made.wait_for()
+        eventually(lambda: made.name(8) in made.daemon.log(), seconds=30.0)  # discovered, which the log tells
         yield made
 
 

@@ -1,8 +1,11 @@
-"""The README's story, in containers: eight servers, one store, five models."""
+"""The README's story, in containers: eight servers, one store, five models, and what goes wrong with them."""
 
+import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -11,19 +14,20 @@ from tests.docker.eight import EIGHT, Host, host
 from tests.docker.engine import DockerEngine
 from tests.support.daemon import eventually
 
+ALL = [f"ollama-server-{number}" for number in EIGHT]
+
 
 @pytest.fixture(scope="module")
 def eight(running_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """All five models published, all eight servers up. Tests leave it as they found it."""
-    with host(running_engine, tmp_path_factory.mktemp("host") / "host") as made:
-        for number in EIGHT:
-            made.run(number)
-        made.wait_for()
-        eventually(lambda: all(one["state"] == "published" for one in made.daemon.status()["models"]), seconds=60.0)
+    """All five models published and rolled out. Every test leaves all eight servers well."""
+    with host(running_engine, tmp_path_factory.mktemp("eight") / "host") as made:
+        made.want_all_five()
+        for name in made.models:
+            made.ends(name, "done")
         yield made
 
 
-def test_what_is_pulled_once_is_served_by_all_eight(eight: Host) -> None:
+def test_what_is_pulled_once_is_served_and_proved_by_all_eight(eight: Host) -> None:
     published = {model.name: model.digest.removeprefix("sha256:") for model in eight.models.values()}
 
     with ThreadPoolExecutor(len(EIGHT)) as pool:
@@ -32,6 +36,8 @@ def test_what_is_pulled_once_is_served_by_all_eight(eight: Host) -> None:
 
     assert listed == [published] * len(EIGHT)
     assert all(all(answers) for answers in answered)
+    assert [eight.rollout(name)["done"] for name in eight.models] == [ALL] * len(eight.models)
+    assert all(eight.registry.bytes_served(model.weights) == model.weights_size for model in eight.models.values())
 
 
 async def test_the_servers_can_only_read_the_store(eight: Host) -> None:
@@ -40,3 +46,103 @@ async def test_the_servers_can_only_read_the_store(eight: Host) -> None:
     seen = [(await engine.inspect(eight.name(number))).sees(PurePosixPath(eight.daemon.store)) for number in EIGHT]
 
     assert seen == [(PurePosixPath("/models"), True)] * len(EIGHT)
+
+
+def test_an_update_goes_from_server_to_server_and_no_request_fails(eight: Host) -> None:
+    with requests(eight, "mistral:7b") as failed:
+        eight.update("mistral:7b")
+        rollout = eight.ends("mistral:7b", "done")
+
+    assert rollout["done"] == ALL
+    assert failed == []
+    assert all(is_current(eight, number, "mistral:7b") for number in EIGHT)
+
+
+def test_a_server_that_hangs_halts_the_rollout_and_it_goes_on_when_told(eight: Host) -> None:
+    eight.order(5, "hang", paths=["/api/generate"])
+
+    eight.update("codellama:7b")
+    halted = eight.ends("codellama:7b", "halted")
+
+    assert halted["done"] == ALL[:4]
+    assert halted["failed"] == ["ollama-server-5"]
+    assert halted["waiting"] == ALL[5:]
+    eight.heal(5)
+    eight.resume()
+    assert done(eight, "codellama:7b") == ALL
+
+
+def test_a_server_that_dies_in_the_rollout_halts_it_and_it_goes_on_when_told(eight: Host) -> None:
+    eight.order(2, "slow_load", seconds=2.0)
+
+    eight.update("llama3.2:3b")
+    eventually(lambda: eight.rollout("llama3.2:3b").get("done") == ALL[:1])
+    eight.docker.kill(eight.name(3))
+    halted = eight.ends("llama3.2:3b", "halted")
+
+    assert halted["done"] == ALL[:2]
+    assert halted["failed"] == ["ollama-server-3"]
+    assert halted["waiting"] == ALL[3:]
+    eight.heal(2)
+    eight.docker.start_container(eight.name(3))
+    eight.wait_for()
+    eight.resume()
+    assert done(eight, "llama3.2:3b") == ALL
+
+
+def test_a_server_on_an_old_store_halts_the_rollout(eight: Host, tmp_path: Path) -> None:
+    shutil.copytree(eight.daemon.store, tmp_path / "old", ignore=shutil.ignore_patterns(".syncd"))
+    eight.run(7, store=tmp_path / "old")
+    eight.wait_for()
+
+    eight.update("llava:7b")
+    halted = eight.ends("llava:7b", "halted")
+
+    assert halted["failed"] == ["ollama-server-7"]
+    assert halted["reason"]
+    eight.run(7)
+    eight.wait_for()
+    eight.resume()
+    assert done(eight, "llava:7b") == ALL
+
+
+def test_all_go_on_when_the_engine_was_restarted(eight: Host) -> None:
+    eight.docker.stop()
+    eight.docker.start()
+    eight.wait_for()
+
+    eight.update("mistral:7b")
+
+    assert done(eight, "mistral:7b") == ALL
+
+
+def done(eight: Host, name: str) -> list[str]:
+    """Who serves the newest version, once its rollout has come to its end."""
+    return sorted(eight.ends(name, "done")["done"])
+
+
+def is_current(eight: Host, number: int, name: str) -> bool:
+    return eight.digests(number)[eight.models[name].name] == eight.models[name].digest.removeprefix("sha256:")
+
+
+@contextmanager
+def requests(eight: Host, name: str) -> Iterator[list[str]]:
+    """One request after another to each server; what failed."""
+    failed: list[str] = []
+    ended = threading.Event()
+
+    def ask(number: int) -> None:
+        while not ended.wait(0.05):
+            try:
+                assert eight.answers(number, name)
+            except (AssertionError, OSError) as error:
+                failed.append(f"{number}: {error}")
+
+    with ThreadPoolExecutor(len(EIGHT)) as pool:
+        running = [pool.submit(ask, number) for number in EIGHT]
+        try:
+            yield failed
+        finally:
+            ended.set()
+    for one in running:
+        one.result()

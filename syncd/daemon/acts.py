@@ -14,7 +14,7 @@ from syncd.jobs.board import Board, Job, JobState, JobView
 from syncd.jobs.progress import Phase
 from syncd.jobs.restore import Restoration, restore
 from syncd.oci.name import ModelName, Reference
-from syncd.registry.client import FetchedManifest
+from syncd.registry.found import FetchedManifest
 from syncd.store.root import Store
 from syncd.text import printable
 

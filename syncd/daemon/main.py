@@ -40,7 +40,7 @@ from syncd.jobs.collect import expire
 from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.jobs.pull import pull
 from syncd.oci.name import Reference
-from syncd.registry.client import FetchedManifest
+from syncd.registry.found import FetchedManifest
 from syncd.store.locks import Lock
 from syncd.store.root import Store
 

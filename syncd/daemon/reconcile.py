@@ -38,7 +38,7 @@ from syncd.jobs.board import Board, JobState, JobView
 from syncd.jobs.restore import Condition
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName, Reference
-from syncd.registry.client import FetchedManifest
+from syncd.registry.found import FetchedManifest
 from syncd.store.root import Store
 
 log = structlog.get_logger()

@@ -2,26 +2,19 @@
 
 import asyncio
 from dataclasses import dataclass
-from enum import StrEnum
 
 from syncd.aio import in_thread, only_error
+from syncd.download.counters import Counters, Step
 from syncd.download.journal import Journal
 from syncd.download.pace import Clock, Random, RateLimit
 from syncd.download.prefix import chunk_blake3
-from syncd.download.transfer import BlobSource, Counters, FetchSettings, Means, OneStreamError, Transfer
+from syncd.download.transfer import BlobSource, FetchSettings, Means, OneStreamError, Transfer
 from syncd.errors import IntegrityError, SyncdError
 from syncd.oci.chunks import ChunkMap, chunk_bounds
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store.blobs import BlobStore, Partial
-
-
-class Step(StrEnum):
-    """What a fetch is at."""
-
-    CHECKING = "checking"  # hashing what the journal claims
-    FETCHING = "fetching"
 
 
 class Fetcher:

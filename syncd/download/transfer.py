@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from syncd.aio import in_thread, in_thread_stoppable
+from syncd.download.counters import Counters
 from syncd.download.pace import Clock, Connection, Random, RateLimit, Siblings, delay
 from syncd.download.plan import ByteRange, RangeQueue, missing, window
 from syncd.download.prefix import PrefixHash
@@ -49,15 +50,6 @@ class FetchSettings:
     attempts: int = 8
     backoff: float = 0.5
     longest_backoff: float = 30.0
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a fetch did so far, for whoever shows it. Bytes."""
-
-    received: int = 0
-    retries: int = 0
-    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

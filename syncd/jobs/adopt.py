@@ -14,9 +14,8 @@ from pathlib import Path
 import structlog
 
 from syncd.aio import in_thread, in_thread_stoppable
-from syncd.download.fetch import Step
+from syncd.download.counters import Counters, Step
 from syncd.download.journal import claimed_bytes
-from syncd.download.transfer import Counters
 from syncd.errors import IntegrityError, NoSpaceError, NotAuthorisedError, SyncdError
 from syncd.jobs.adoption import BlobPlan, Candidate, Chosen, Find, ModelPlan, Plan
 from syncd.jobs.progress import PullOutcome, PullProgress
@@ -25,7 +24,7 @@ from syncd.oci.chunks import ChunkMap
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName, Reference
-from syncd.registry.client import FetchedManifest
+from syncd.registry.found import FetchedManifest
 from syncd.store.blobs import BlobStatus, BlobStore, Partial, VerificationStoppedError
 from syncd.store.hands import SourceDesk
 from syncd.store.hashing import HashingStoppedError

@@ -9,9 +9,8 @@ from typing import Protocol
 import structlog
 
 from syncd.aio import entered, in_thread, in_thread_stoppable, only_error
-from syncd.download.fetch import Step
+from syncd.download.counters import Counters, Step
 from syncd.download.journal import claimed_bytes
-from syncd.download.transfer import Counters
 from syncd.errors import IntegrityError, NoSpaceError, StoreError, SyncdError
 from syncd.jobs.progress import BlobProgress, BlobState
 from syncd.oci.chunks import ChunkMap

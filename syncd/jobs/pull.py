@@ -15,7 +15,7 @@ from syncd.jobs.progress import Phase, PullOutcome, PullProgress, Totals
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName, Reference, case_conflict
-from syncd.registry.client import FetchedManifest
+from syncd.registry.found import FetchedManifest
 from syncd.store.leases import Lease
 from syncd.store.models import TagMovedError
 from syncd.store.root import Store

@@ -23,6 +23,7 @@ from syncd.oci.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, OCI_MANIFEST_T
 from syncd.oci.name import ModelName, Reference
 from syncd.registry import answers
 from syncd.registry.answers import RangeUnsupportedError
+from syncd.registry.found import FetchedManifest
 from syncd.registry.hosts import Health, RegistryConfig, Site, sites
 from syncd.registry.proxies import Proxies
 from syncd.registry.ranges import RangeBody
@@ -44,14 +45,6 @@ _OK, _PARTIAL, _UNAUTHORISED, _UNSATISFIABLE = 200, 206, 401, 416
 _NOT_BY_DIGEST = frozenset({404, 405})
 _STALE = frozenset({401, 403, 404, 410})
 _ACCEPT = {"Accept": f"{MANIFEST_TYPE}, {OCI_MANIFEST_TYPE}"}
-
-
-@dataclass(frozen=True, slots=True)
-class FetchedManifest:
-    """A manifest and the endpoint (``host[:port]``) that it came from."""
-
-    manifest: Manifest
-    source: str
 
 
 @dataclass(frozen=True, slots=True)

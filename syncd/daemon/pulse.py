@@ -20,7 +20,8 @@ def status_line(running: Sequence[JobView], desired: Iterable[DesiredModel], fau
         more = f" and {len(running) - 1} more" if len(running) > 1 else ""
         return f"pulling {_progress(running[0])}{more}{refused}"
     models = tuple(desired)
-    whole = sum(one.state == "published" for one in models)
+    # Whatever else is to be said of it: a check that fails, or an update that waits, takes nothing away.
+    whole = sum(one.digest is not None and one.done == one.size for one in models)
     failing = sum(one.state == "failing" for one in models)
     failed = f", {failing} failing" if failing else ""
     return f"{whole} of {len(models)} models published{failed}{refused}"

@@ -121,10 +121,11 @@ async def _alone(store: Store) -> Lock:
 
 
 def _take_leftovers(store: Store, now: float) -> CollectionPlan:
-    planned = plan(store, now)
+    # No manifest names what is staged: none has to be read, and one that is broken keeps nothing here.
+    planned = plan_collection((), store.sweep.staged(), (), store.leases.all(now), now)
     taken = tuple(file for file in planned.staged if _remove_staged(store, file))
     store.leases.drop_expired(now)
-    return CollectionPlan(staged=taken, broken=planned.broken)
+    return CollectionPlan(staged=taken)
 
 
 def _take_away(store: Store, now: float) -> CollectionPlan:

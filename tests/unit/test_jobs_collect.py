@@ -321,6 +321,18 @@ async def test_expiring_takes_what_an_old_pull_left_and_no_blob(store: Store) ->
     assert store.blobs.status(descriptor(CONFIG)) is BlobStatus.STORED
 
 
+async def test_what_an_interrupted_pull_left_expires_beside_a_broken_manifest_too(store: Store) -> None:
+    with store.blobs.stage(descriptor(WEIGHTS)):
+        pass
+    stray = store.path / "manifests" / "host" / "namespace" / "model" / ".DS_Store"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"no manifest")
+
+    taken = await collect.expire(store, now=later(2 * HOUR))
+
+    assert {file.digest for file in taken.staged} == {Digest.of(WEIGHTS)}
+
+
 def test_the_settings_may_shorten_what_a_dead_lease_keeps() -> None:
     assert LeaseState("id", NAME, manifest_of(WEIGHTS, CONFIG), live=False, age=HOUR).keeps
     assert not LeaseState("id", NAME, manifest_of(WEIGHTS, CONFIG), live=False, age=HOUR, lifetime=HOUR).keeps

@@ -10,6 +10,7 @@ against Ollama's source of 2026-08-21. It is known to differ in this:
 | what a stub of a hosted model is asked | goes to that host where it is allowed | 400, as where it is not allowed |
 | show | adds a modelfile, licence and tensors in full | the modelfile is an outline |
 | capabilities beyond completion, embedding, vision, tools and insert | yes | no |
+| names that end in `:cloud` | are asked of the cloud | are names like others |
 | memory | evicts by what the GPU has | evicts by ``max_loaded`` alone |
 | times | in the server's zone | in UTC |
 """
@@ -22,9 +23,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.models import Model, build_model, five_models, model_from
+from tests.support.models import Model, build_model, five_models
 from tests.support.ollama_servers import Server, Start, ask
-from tests.support.ollama_store import age, blob_path, manifest_path, put
+from tests.support.ollama_store import age, blob_path, hosted, manifest_path, put
 from tests.support.registry import ScriptedRegistry
 
 MISTRAL, LLAVA, NOMIC = "mistral:7b", "llava:7b", "nomic-embed-text:v1.5"
@@ -360,13 +361,12 @@ def test_weights_that_are_no_gguf_fail_the_load(start: Start, store: Path, mistr
 
 
 def test_a_stub_of_a_hosted_model_is_listed_with_its_host_and_not_run_here(start: Start, store: Path) -> None:
-    config = {"remote_host": "https://example.invalid:443", "remote_model": "big:1t", "capabilities": ["completion"]}
-    put(store, model_from("big:cloud-stub", [("license", b"none")], config))
+    put(store, hosted("big:stub"))
     server = start(store)
 
     (entry,) = ask(server, "/api/tags").json["models"]
-    shown = ask(server, "/api/show", {"model": "big:cloud-stub"}).json
-    answer = ask(server, "/api/generate", {"model": "big:cloud-stub", "prompt": "x"})
+    shown = ask(server, "/api/show", {"model": "big:stub"}).json
+    answer = ask(server, "/api/generate", {"model": "big:stub", "prompt": "x"})
 
     assert (entry["remote_host"], entry["remote_model"]) == ("https://example.invalid:443", "big:1t")
     assert shown["remote_host"] == "https://example.invalid:443"

@@ -1,4 +1,8 @@
-"""What the stand-in does on command, as a process, on a read-only mount, and eight at a time on one folder."""
+"""What the stand-in does on command, as a process, on a read-only mount, and eight at a time on one folder.
+
+Eight real servers were seen to do the same with one bad transfer of 1.5 GB: seven answer success, and the blob is gone.
+On read-only mounts, too, the real one was seen to start and to refuse in the same cases.
+"""
 
 import json
 import os
@@ -303,7 +307,7 @@ def test_a_blob_that_is_named_before_it_is_verified_is_published_by_seven_and_th
     mistral = build_model(MISTRAL)
     ollama_registry.add(mistral)
     ollama_registry.flip(1000, digest=mistral.weights, times=1)
-    with eight(store, ollama_registry, verify_seconds=2) as (first, *others), ThreadPoolExecutor() as pool:
+    with eight(store, ollama_registry, verify_seconds=4) as (first, *others), ThreadPoolExecutor() as pool:
         failing = pool.submit(pull, first, MISTRAL)
         while not all(blob_path(store, digest).exists() for digest in mistral.blobs):
             assert not failing.done()

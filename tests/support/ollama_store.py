@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.content import whole
-from tests.support.models import Model
+from tests.support.models import Model, model_from
 from tests.support.standin.names import Name
 
 OLD = 2 * 3600.0  # seconds: past the hour for which a server's pruning leaves a file alone
@@ -33,6 +33,11 @@ def put(store: Path, model: Model, name: str | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.manifest)
     return path
+
+
+def hosted(name: str, host: str = "https://example.invalid:443", model: str = "big:1t") -> Model:
+    """A stub of a model that another host runs: no weights, and a config that says where it is."""
+    return model_from(name, [("license", b"none")], {"remote_host": host, "remote_model": model})
 
 
 def age(path: Path, seconds: float = OLD) -> Path:

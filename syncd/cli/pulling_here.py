@@ -10,6 +10,7 @@ from syncd.cli.place import Limits
 from syncd.cli.render import PullView
 from syncd.cli.session import Session
 from syncd.daemon.access import Access, ollama_key, registry_access
+from syncd.daemon.settings import Loaded
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
 from syncd.errors import ExitCode, SyncdError
@@ -40,7 +41,7 @@ def pull(session: Session, references: Sequence[Reference], limits: Limits, view
     )
     with session.open_store(create=True, writes=True) as store, view:
         return running.run(
-            _pull_all(references, store, session.loaded.settings.min_free, access, fetching, view),
+            _pull_all(references, store, session.loaded, access, fetching, view),
             hint="run the same command to resume",
             threads=fetching.connections + _OTHER_THREADS,
         )
@@ -49,7 +50,7 @@ def pull(session: Session, references: Sequence[Reference], limits: Limits, view
 async def _pull_all(
     references: Sequence[Reference],
     store: Store,
-    floor: int,
+    loaded: Loaded,
     access: Access,
     fetching: FetchSettings,
     view: PullView,
@@ -64,9 +65,10 @@ async def _pull_all(
         random=random.random,
     ) as registry:
         fetcher = Fetcher(registry, fetching, clock=time.monotonic, random=random.random)
-        means = PullMeans(store=store, registry=registry, fetcher=fetcher, floor=floor)
+        means = PullMeans(store=store, registry=registry, fetcher=fetcher, floor=loaded.settings.min_free)
         for reference in references:
             try:
+                loaded.refuse_other_than_pinned(reference)
                 view.done(await pull_one(reference, means, view.show))
             except SyncdError as error:
                 view.failed(reference, error)

@@ -76,7 +76,11 @@ class Daemon:
         )
 
     def pull(self, reference: Reference, *, by: str, insecure: bool = False) -> tuple[Job, bool]:
-        """The job that pulls ``reference``, and whether this call started it."""
+        """The job that pulls ``reference``, and whether this call started it.
+
+        Something else than what the settings pin is refused.
+        """
+        self.settings.current.refuse_other_than_pinned(reference)
         if insecure:
             # What Ollama's clients may ask for. Which hosts are spoken to without TLS is the settings' business.
             log.info("pull.insecure_asked", name=str(reference), by=by)

@@ -25,7 +25,7 @@ from syncd.daemon.server_settings import (
     check_instances,
 )
 from syncd.daemon.units import Address, Rate, Seconds, Size, Window
-from syncd.errors import ConfigurationError
+from syncd.errors import BusyError, ConfigurationError
 from syncd.oci.name import ModelName, Reference
 
 __all__ = [  # Address, Window and what the servers have, too: part of what the settings say
@@ -217,6 +217,16 @@ class Loaded:
             if model.name.name.folded == name.folded:
                 return self.document.origin(("models", index))
         return None
+
+    def refuse_other_than_pinned(self, reference: Reference) -> None:
+        """Raise ``BusyError`` if an entry pins this name to something else: a pull would only be undone."""
+        for index, model in enumerate(self.settings.models):
+            pin = model.name.digest
+            if model.name.name.folded == reference.name.folded and pin not in {None, reference.digest}:
+                raise BusyError(
+                    f"{reference.name} is pinned by the settings at {self.document.origin(('models', index))} to {pin}",
+                    hint=f"'syncd pull {model.name}' pulls that one; for another, change the pin there",
+                )
 
     def error(self, keys: Keys, message: str, *, hint: str | None = None) -> ConfigurationError:
         """The error that the value at ``keys`` cannot be used; it leads to the line, if there is one."""

@@ -357,3 +357,27 @@ def test_a_model_of_the_settings_is_not_removed(daemon: RunningDaemon, mistral: 
     assert f"{daemon.config}:" in through.stderr
     assert without_notices(through.stderr) == without_notices(by_itself.stderr)
     assert assert_store_whole(daemon.store)
+
+
+def test_what_the_settings_pin_is_not_replaced_by_a_pull(
+    daemon: RunningDaemon, registry: ScriptedRegistry, mistral: ModelHandle
+) -> None:
+    pinned = f"{mistral.name}@{mistral.digest}"
+    daemon.write_settings(f'[[models]]\nname = "{pinned}"\n')
+    eventually(lambda: [one["state"] for one in daemon.status()["models"]] == ["published"])
+    newer = registry.add(build_model("mistral:7b", seed=2))
+    asked = (mistral.name, f"{mistral.name}@{newer.digest}", pinned)
+
+    through = [daemon.command("pull", name) for name in asked]
+    with daemon.connection() as connection:
+        body = json.dumps({"model": mistral.name, "stream": False})
+        connection.request("POST", "/api/pull", body, {"Content-Type": "application/json"})
+        assert connection.getresponse().status == 409
+    daemon.stop()
+    by_itself = [daemon.command("pull", name) for name in asked]
+
+    assert [one.returncode for one in through] == [one.returncode for one in by_itself] == [8, 8, 0]
+    for with_it, without in zip(through[:2], by_itself[:2], strict=True):
+        assert f"is pinned by the settings at {daemon.config}:" in with_it.stderr
+        assert without_notices(with_it.stderr) == without_notices(without.stderr)
+    assert registry.bytes_served(newer.weights) == 0

@@ -19,9 +19,11 @@ from syncd.jobs.adopt import AdoptMeans, KeptError, adopt, chosen, sweep
 from syncd.jobs.adoption import Candidate, Decision, ModelPlan, Plan
 from syncd.oci.name import Reference
 from syncd.store.hands import SourceDesk, childs_hands
+from syncd.store.intake import Way
 from syncd.store.owner import decide, owner_of_store
 from syncd.store.root import Store
 from syncd.store.source import SourceStore
+from syncd.text import size
 
 _VOLUMES = Path("/var/lib/docker/volumes")
 _DATA = "_data"
@@ -80,6 +82,8 @@ def adopt_models(
         way = chosen(store, desk, scans, delete=delete_source)
         plan = adoption.plan(scans, adoption.look(store, scans) if store else adoption.NOTHING, way)
         view.plan(plan, dry_run=dry_run, delete=delete_source)
+        if store is not None:
+            _warn_of_a_full_disk(plan, store, session)
         if dry_run or store is None:
             return _first_code(plan)
         code = _report_refused(plan, as_json=as_json)
@@ -155,6 +159,16 @@ async def _adopt_all(plan: Plan, means: AdoptMeans, view: View) -> int:
     if means.delete:
         view.swept(await in_thread(sweep, plan, means))
     return code
+
+
+def _warn_of_a_full_disk(plan: Plan, store: Store, session: Session) -> None:
+    """Say early what the models at the end of the plan would fail of."""
+    needed, free, floor = plan.bytes_by(Way.COPY), store.free_bytes(), session.loaded.settings.min_free
+    if needed and needed + floor > free:
+        session.notice(
+            f"warning: {size(needed)} are to be copied, {size(free)} are free on {store.path},"
+            f" of which {size(floor)} are to stay free"
+        )
 
 
 def _report_refused(plan: Plan, *, as_json: bool) -> int:

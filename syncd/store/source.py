@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -175,7 +175,7 @@ class SourceStore:
         return Scan(
             self.path,
             mount_of(self._blobs.fd),
-            tuple(self._load(path) for path in sorted(self._manifest_paths())),
+            tuple(self._described(path) for path in sorted(self._manifest_paths())),
             blobs,
             frozenset(partial),
             tuple(strays),
@@ -201,7 +201,12 @@ class SourceStore:
             return SourceManifest(below, name, None, error.message)
         if manifest is None:
             return SourceManifest(below, name, None, "it was removed while it was being read")
-        return SourceManifest(below, name, manifest, hosted=self._is_hosted(manifest.config))
+        return SourceManifest(below, name, manifest)
+
+    def _described(self, path: tuple[str, ...]) -> SourceManifest:
+        found = self._load(path)
+        hosted = found.manifest is not None and self._is_hosted(found.manifest.config)
+        return replace(found, hosted=hosted)
 
     def _is_hosted(self, config: Descriptor) -> bool:
         if config.size > _MAX_CONFIG:

@@ -12,13 +12,14 @@ import pytest
 from syncd.cli.main import run
 from syncd.download.journal import Journal, claimed_bytes
 from syncd.errors import ExitCode, IntegrityError, NoSpaceError
-from syncd.jobs.adopt import Adopted, KeptError
+from syncd.jobs.adopt import Adopted, AdoptMeans, KeptError, adopt
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName
+from syncd.store.hands import SourceDesk
 from syncd.store.intake import Way
 from syncd.store.root import Store
-from tests.adopt import world
-from tests.adopt.world import Ending, adopted, blob_file, lay, photograph, tag_file
+from syncd.store.source import SourceStore
+from tests.adopt.world import Ending, adopted, blob_file, lay, photograph, planned, tag_file
 from tests.support.models import MIB, Model, build_model, model_from, synthetic_model
 from tests.support.oracle import assert_store_whole
 
@@ -291,18 +292,18 @@ def test_another_version_that_is_published_stays_and_so_does_the_source(
     assert photograph(second) == before
 
 
-async def test_a_version_that_is_published_after_the_plan_stays(
-    store: Store, tmp_path: Path, mistral: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_version_that_is_published_after_the_plan_stays(store: Store, tmp_path: Path, mistral: Model) -> None:
     older = lay(tmp_path / "older", build_model("mistral:7b", 64 * 1024, seed=2))
-    newer = lay(tmp_path / "newer", mistral)
-    await adopted(store, older)
+    with SourceStore.open(lay(tmp_path / "newer", mistral)) as newer:
+        desk = SourceDesk.own([newer])
+        plan = planned(store, desk, [newer], delete=True)
+        await adopted(store, older)
+        means = AdoptMeans(store=store, desk=desk, floor=0, delete=True)
 
-    endings = await adopted(store, newer)
+        with pytest.raises(KeptError, match="another version"):
+            await adopt(plan.models[0], plan, means, lambda _: None, set())
 
-    assert not endings  # the plan leaves it out
-    monkeypatch.setattr(world.adoption, "look", lambda _store, _scans: world.adoption.NOTHING)
-    assert isinstance((await adopted(store, newer))["mistral:7b"], KeptError)
+    assert tag_file(tmp_path / "newer", "mistral:7b").exists()
 
 
 def test_the_store_itself_is_refused_as_a_source(

@@ -47,7 +47,7 @@ class ServerUrl(str):
         if parts.scheme not in _PORTS or not _HOST.fullmatch(host) or port == 0:
             raise ValueError(wrong)
         if parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise ValueError(f"{value!r}: a server's address ends with its port")
+            raise ValueError("a server's address ends with its port")
         shown = f"[{host}]" if ":" in host else host
         return cls(f"{parts.scheme}://{shown}{'' if port in (None, _PORTS[parts.scheme]) else f':{port}'}")
 

@@ -44,8 +44,12 @@ class Fleet:
         times: Times | None = None,
         on_probe: Heard | None = None,
         on_start: Callable[[Instance], None] = lambda _: None,
+        held: Callable[[str, ModelName], bool] = lambda _instance, _model: False,
     ) -> None:
-        """``on_probe`` hears of every probe; ``on_start`` of every server that is there, for the first time or anew."""
+        """``on_probe`` hears of every probe; ``on_start`` of every server that is there, for the first time or anew.
+
+        ``held``: whether a model is proved on a server only when somebody asks for that, since a rollout is under way.
+        """
         self._settings = settings
         self._times = times or Times()
         self._shelf = Shelf(store, self._times.monotonic)
@@ -59,6 +63,7 @@ class Fleet:
             distant=self._server,
             on_probe=on_probe or _unheard,
             on_start=on_start,
+            held=held,
         )
         self._told_of: tuple[Instance, ...] = ()
         self._posts: dict[str, Post] = {}

@@ -45,6 +45,7 @@ from syncd.instances.probe import (
     hosted,
     judge,
 )
+from syncd.oci.name import ModelName
 
 
 class Heard(Protocol):
@@ -59,6 +60,7 @@ class Means:
     """What all posts share. ``distant``: a server's API for calls that may take long.
 
     ``on_probe`` hears of every probe, ``on_start`` of every server that is there, for the first time or anew.
+    ``held``: whether a model is proved on a server only when somebody asks for that.
     """
 
     shelf: Shelf
@@ -68,6 +70,7 @@ class Means:
     distant: Callable[[Instance], OllamaServer]
     on_probe: Heard
     on_start: Callable[[Instance], None]
+    held: Callable[[str, ModelName], bool]
 
 
 class Post:
@@ -184,6 +187,8 @@ class Post:
         if look is None:
             return None
         for model in due_proofs(self._means.shelf.models(), look, self._known, self._life, now):
+            if self._means.held(self.instance.name, model.name):
+                continue
             digest, life, at = self._tried.get(model.name.folded, ("", 0, 0.0))
             if (digest, life) == (model.digest, self._life) and now - at < self.settings.every:
                 continue  # whatever came in between then
@@ -194,7 +199,8 @@ class Post:
     async def _prove_when_due(self, model: Published) -> None:
         try:
             async with self._means.turns.turn(self.instance.name):
-                await self.prove(model, Wish.DUE)
+                if not self._means.held(self.instance.name, model.name):
+                    await self.prove(model, Wish.DUE)
         finally:
             self._proving = False
             self.wake()

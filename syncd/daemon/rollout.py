@@ -81,6 +81,11 @@ class Rollouts:
             return None
         return f"taken back: {one.reason}; 'syncd pull {name}' insists on it"
 
+    def held(self, instance: str, name: ModelName) -> bool:
+        """Whether this server is to be left alone with this model until its turn in a rollout comes."""
+        one = self.book.of(name)
+        return one is not None and one.state in _OPEN and instance not in one.passed
+
     async def before_publish(self, name: ModelName, old: Manifest | None, new: Manifest) -> None:
         """Have the servers let go of old weights while their name still means them; remember who had them loaded."""
         instances = self._servers.instances()
@@ -289,6 +294,7 @@ class Rollouts:
         return pinned or self.refused(name, digest) is not None
 
 
+_OPEN = (State.ANNOUNCED, State.RUNNING, State.HALTED)
 _STOPPING = SyncdError("the daemon is stopping", hint="try again when it has started")
 
 

@@ -16,6 +16,7 @@ from syncd.daemon.telemetry_rollout import RolloutTelemetry
 from syncd.instances.docker import Engine
 from syncd.instances.model import Instance
 from syncd.jobs.board import JobState, JobView
+from syncd.oci.name import ModelName
 from syncd.store.root import Store
 
 
@@ -52,6 +53,9 @@ class Servers:
         self.rollouts.job_changed(view)
         if view.state is not JobState.RUNNING:
             self.fleet.published(view.reference.name)
+
+    def _is_held(self, instance: str, name: ModelName) -> bool:
+        return self.rollouts.held(instance, name)
 
     def _started(self, instance: Instance) -> None:
         self.rollouts.server_started(instance)

@@ -119,6 +119,10 @@ class World:
     def rollout(self, name: str) -> Rollout | None:
         return self.rollouts.book.of(model_name(name))
 
+    def passed(self, name: str) -> list[str]:
+        found = self.rollout(name)
+        return list(found.passed) if found else []
+
     async def ends(self, name: str, state: State, *, seconds: float = 20.0) -> Rollout:
         """The model's rollout comes to this end."""
         await self.until(lambda: (one := self.rollout(name)) is not None and one.state is state, seconds=seconds)
@@ -163,6 +167,7 @@ async def life(path: Path, wanted: Settings, *, engine: Containers | None = None
                 settings=given,
                 chronicle=chronicle,
                 on_start=lambda one: parts[0].server_started(one),  # noqa: PLW0108 - it is made below
+                held=lambda instance, model: parts[0].held(instance, model),  # noqa: PLW0108 - likewise
             )
             rollouts = Rollouts(
                 store=store,

@@ -7,7 +7,7 @@ import http.client
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +86,7 @@ class Host:
     def name(self, number: int) -> str:
         return f"ollama-server-{number}"
 
-    def run(self, number: int, *, store: Path | None = None) -> None:
+    def run(self, number: int, *, store: Path | None = None, **labels: str) -> None:
         """Make a server's container anew. ``store``: another one than syncd's."""
         with suppress(AssertionError):
             self.docker.remove(self.name(number))
@@ -94,11 +94,22 @@ class Host:
         self.docker.run(
             self.name(number),
             (sys.executable, "-m", "tests.support.standin", "--models", _INSIDE, "--port", str(port)),
-            labels={"syncd.instance": "true", "syncd.port": str(port)},
+            labels={"syncd.instance": "true", "syncd.port": str(port), **_prefixed(labels)},
             environment=["OLLAMA_NOPRUNE=1"],
             binds=[f"{store or self.daemon.store}:{_INSIDE}:ro"],
             restart="unless-stopped",
         )
+
+    def replace(self, number: int, *, store: Path | None = None, **labels: str) -> None:
+        """Make a server's container anew, and wait until it answers and the daemon knows of it."""
+        before = self._restarts(number)
+        self.run(number, store=store, **labels)
+        self.wait_for([number])
+        eventually(lambda: self._restarts(number) > before)
+
+    def _restarts(self, number: int) -> int:
+        told = (line for line in self.daemon.log().splitlines() if '"docker.restarted"' in line)
+        return sum(f'"{self.name(number)}"' in line for line in told)
 
     def wait_for(self, numbers: Iterable[int] = EIGHT) -> None:
         """Until these servers answer."""
@@ -158,6 +169,10 @@ def host(docker: DockerEngine, folder: Path) -> Iterator[Host]:
         made.wait_for()
         eventually(lambda: made.name(8) in made.daemon.log(), seconds=30.0)  # discovered, which the log tells
         yield made
+
+
+def _prefixed(labels: Mapping[str, str]) -> dict[str, str]:
+    return {f"syncd.{key}": value for key, value in labels.items()}
 
 
 def _ports() -> dict[int, int]:

@@ -58,6 +58,20 @@ def test_an_update_goes_from_server_to_server_and_no_request_fails(eight: Host) 
     assert all(is_current(eight, number, "mistral:7b") for number in EIGHT)
 
 
+async def test_a_container_whose_label_says_so_is_restarted_for_new_weights(eight: Host) -> None:
+    eight.replace(6, reload="restart")
+    assert eight.answers(6, "mistral:7b")  # the old weights are in its memory
+    before = await Engine(eight.docker.url).inspect(eight.name(6))
+
+    eight.update("mistral:7b")
+
+    assert done(eight, "mistral:7b") == ALL
+    after = await Engine(eight.docker.url).inspect(eight.name(6))
+    assert (after.id, after.started) > (before.id, before.started)
+    assert is_current(eight, 6, "mistral:7b")
+    eight.replace(6)
+
+
 def test_a_server_that_hangs_halts_the_rollout_and_it_goes_on_when_told(eight: Host) -> None:
     eight.order(5, "hang", paths=["/api/generate"])
 
@@ -92,16 +106,14 @@ def test_a_server_that_dies_in_the_rollout_halts_it_and_it_goes_on_when_told(eig
 
 def test_a_server_on_an_old_store_halts_the_rollout(eight: Host, tmp_path: Path) -> None:
     shutil.copytree(eight.daemon.store, tmp_path / "old", ignore=shutil.ignore_patterns(".syncd"))
-    eight.run(7, store=tmp_path / "old")
-    eight.wait_for()
+    eight.replace(7, store=tmp_path / "old")
 
     eight.update("llava:7b")
     halted = eight.ends("llava:7b", "halted")
 
     assert halted["failed"] == ["ollama-server-7"]
     assert halted["reason"]
-    eight.run(7)
-    eight.wait_for()
+    eight.replace(7)
     eight.resume()
     assert done(eight, "llava:7b") == ALL
 

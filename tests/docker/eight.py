@@ -73,6 +73,11 @@ class Host:
             raise AssertionError(f"{self.rollout(name)}\n{self.daemon.log()[-6000:]}") from None
         return self.rollout(name)
 
+    def stands(self, number: int, name: str) -> Any:
+        """How a model stands on a server, in the status."""
+        server = next(one for one in self.daemon.status()["instances"] if one["name"] == self.name(number))
+        return next(one for one in server["models"] if one["name"] == self.models[name].name)
+
     def resume(self) -> None:
         """As ``syncd reload --resume``."""
         with self.daemon.connection() as connection:

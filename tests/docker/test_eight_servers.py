@@ -37,6 +37,7 @@ def test_what_is_pulled_once_is_served_and_proved_by_all_eight(eight: Host) -> N
     assert listed == [published] * len(EIGHT)
     assert all(all(answers) for answers in answered)
     assert [eight.rollout(name)["done"] for name in eight.models] == [ALL] * len(eight.models)
+    eventually(lambda: {eight.stands(number, name)["state"] for number in EIGHT for name in eight.models} == {"proved"})
     assert all(eight.registry.bytes_served(model.weights) == model.weights_size for model in eight.models.values())
 
 
@@ -97,6 +98,7 @@ def test_a_server_that_dies_in_the_rollout_halts_it_and_it_goes_on_when_told(eig
     assert halted["done"] == ALL[:2]
     assert halted["failed"] == ["ollama-server-3"]
     assert halted["waiting"] == ALL[3:]
+    eventually(lambda: eight.stands(3, "llama3.2:3b")["reason"] == "refused")
     eight.heal(2)
     eight.docker.start_container(eight.name(3))
     eight.wait_for()
@@ -112,7 +114,8 @@ def test_a_server_on_an_old_store_halts_the_rollout(eight: Host, tmp_path: Path)
     halted = eight.ends("llava:7b", "halted")
 
     assert halted["failed"] == ["ollama-server-7"]
-    assert halted["reason"]
+    eventually(lambda: eight.stands(7, "llava:7b")["reason"] == "wrong_digest")
+    assert not eight.stands(7, "llava:7b")["available"]
     eight.replace(7)
     eight.resume()
     assert done(eight, "llava:7b") == ALL

@@ -1,6 +1,7 @@
 """Text for people: what comes from outside made safe to show, and sizes as they are read."""
 
 import codecs
+import json
 import unicodedata
 
 # Found now: later there may be no descriptor left to read the codec by, and that is to be logged, too.
@@ -24,6 +25,16 @@ def printable(text: str, *, limit: int = 500) -> str:
             for character in text
         )
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def printable_json(text: str) -> str:
+    """JSON with every unsafe character as JSON's own escape: the same values, whoever looks at them."""
+    if text.isascii() and "\x7f" not in text:
+        return text  # what else is unsafe there JSON has to escape anyway
+    return "".join(
+        json.dumps(character)[1:-1] if unicodedata.category(character) in _UNSAFE_CATEGORIES else character
+        for character in text
+    )
 
 
 def size(number: float) -> str:

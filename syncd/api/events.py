@@ -12,7 +12,7 @@ import msgspec
 
 from syncd.errors import IntegrityError, SyncdError
 from syncd.jobs.progress import Phase, PullOutcome, PullProgress, Totals
-from syncd.text import printable
+from syncd.text import printable, printable_json
 
 if TYPE_CHECKING:  # an error's event must not wait for the imports of every job
     from syncd.jobs.collect import CollectionPlan
@@ -153,8 +153,8 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 def line(event: msgspec.Struct) -> str:
-    """One event as a line of NDJSON, in ASCII but for what JSON strings may hold."""
-    return msgspec.json.encode(event).decode("utf-8") + "\n"
+    """One event as a line of NDJSON, with nothing in it that steers a terminal."""
+    return printable_json(msgspec.json.encode(event).decode("utf-8")) + "\n"
 
 
 def step(now: PullProgress) -> Step | None:

@@ -13,7 +13,7 @@ from syncd.cli.options import as_json, examples, shared
 from syncd.cli.session import Session
 from syncd.oci.media import kind
 from syncd.oci.name import ModelName
-from syncd.text import printable, size
+from syncd.text import printable, printable_json, size
 
 _EXCERPT = 12  # lines of a text that people are shown
 _SHORT = 12  # hex digits of a digest
@@ -28,7 +28,7 @@ def list_models(context: click.Context, *, as_json: bool) -> None:
     session = Session.begin(context)
     found = place.of(session).listing()
     if as_json:
-        sys.stdout.write(msgspec.json.encode(found).decode("utf-8") + "\n")
+        sys.stdout.write(_json(found))
         return
     sys.stdout.write(table(found, time.time()))
     for one in found.broken:
@@ -63,7 +63,11 @@ def show(context: click.Context, name: str, *, as_json: bool) -> None:
     """Show a model: its digest, its blobs, its parameters, template and license."""
     wanted = ModelName.parse(name)
     found = place.of(Session.begin(context)).describe(wanted)
-    sys.stdout.write(msgspec.json.encode(found).decode("utf-8") + "\n" if as_json else page(found))
+    sys.stdout.write(_json(found) if as_json else page(found))
+
+
+def _json(found: Listing | Shown) -> str:
+    return printable_json(msgspec.json.encode(found).decode("utf-8")) + "\n"
 
 
 def page(found: Shown) -> str:

@@ -57,7 +57,11 @@ class Health:
         try:
             self._store.prove_writable()
         except SyncdError as error:
-            return f"the store cannot be written to: {error.message}"
+            log.warning("store.unwritable", error=error.message)
+            # Who asks may be a stranger, and is told of no path.
+            cause = error.__cause__
+            why = cause.strerror if isinstance(cause, OSError) else None
+            return f"the store cannot be written to: {why or 'the log says why'}"
         return None
 
 

@@ -252,7 +252,9 @@ def test_a_store_that_turns_read_only_is_not_ready(unprivileged: RunningDaemon) 
         status, body = eventually(lambda: (found := daemon.ops("/readyz"))[0] == 503 and found)
         staging.chmod(0o700)
 
-    assert "cannot be written to" in body
+    assert "cannot be written to: Permission denied" in body
+    assert str(daemon.folder) not in body  # it may be a stranger who asks
+    assert str(daemon.store) in daemon.events("store.unwritable")[0]["error"]
     assert status == 503
 
 

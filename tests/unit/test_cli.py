@@ -331,14 +331,20 @@ def test_a_collection_takes_nothing_that_is_young(cli: Cli, registry: ScriptedRe
 
 
 def test_a_license_cannot_paint_the_terminal(cli: Cli, registry: ScriptedRegistry) -> None:
-    registry.add(model_from("evil:1b", [("model", b"weights"), ("license", b"\x1b[2J\x1b]0;owned\x07\nfree")]))
+    registry.add(
+        model_from(
+            "evil:1b", [("model", b"weights"), ("license", "\x1b[2J\x1b]0;owned\x07\n\u202efree\x9b2J".encode())]
+        )
+    )
     name = f"{registry.host}/library/evil:1b"
     cli("pull", name)
 
     shown = cli("show", name).stdout
+    as_json = cli("show", "--json", name).stdout
 
-    assert "\x1b" not in shown
+    assert not {"\x1b", "\x9b", "\u202e"} & {*shown, *as_json}
     assert "\\x1b[2J" in shown
+    assert json.loads(as_json)["texts"]["license"] == text
 
 
 def test_a_list_of_thousands_takes_no_time(cli: Cli, registry: ScriptedRegistry) -> None:

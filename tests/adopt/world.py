@@ -2,7 +2,7 @@
 
 import hashlib
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from syncd.errors import SyncdError
 from syncd.jobs import adoption
 from syncd.jobs.adopt import Adopted, AdoptMeans, adopt, chosen, sweep
 from syncd.jobs.adoption import Candidate, Plan
+from syncd.jobs.progress import PullProgress
 from syncd.oci.name import ModelName
 from syncd.store.hands import SourceDesk
 from syncd.store.root import Store
@@ -60,7 +61,17 @@ def planned(store: Store, desk: SourceDesk, sources: Sequence[SourceStore], *, d
     return adoption.plan(scans, adoption.look(store, scans), chosen(store, desk, scans, delete=delete))
 
 
-async def adopted(store: Store, *folders: Path, delete: bool = False, floor: int = 0) -> Mapping[str, Ending]:
+def unseen(_progress: PullProgress) -> None:
+    """Nobody looks."""
+
+
+async def adopted(
+    store: Store,
+    *folders: Path,
+    delete: bool = False,
+    floor: int = 0,
+    report: Callable[[PullProgress], None] = unseen,
+) -> Mapping[str, Ending]:
     """Adopt all that these folders have; what came of each model that the plan takes, by name."""
     endings: dict[str, Ending] = {}
     with ExitStack() as stack:
@@ -73,7 +84,7 @@ async def adopted(store: Store, *folders: Path, delete: bool = False, floor: int
             if model.name is None or not model.wanted:
                 continue
             try:
-                endings[str(model.name)] = await adopt(model, plan, means, lambda _: None, spoilt)
+                endings[str(model.name)] = await adopt(model, plan, means, report, spoilt)
             except SyncdError as error:
                 endings[str(model.name)] = error
         if delete:

@@ -142,10 +142,10 @@ class InstanceSettings(msgspec.Struct, frozen=True, kw_only=True):
         """The same, as the rest of syncd knows it."""
         return Instance(
             name=self.name,
-            url=self.url,
+            url=str(self.url),  # of str itself: JSON is made of no other
             container=self.container,
             reload=self.reload,
-            signal=self.signal or "SIGHUP",
+            signal=str(self.signal or "SIGHUP"),
             command=self.exec or (),
             prove=self.prove,
             prewarm=self.prewarm,

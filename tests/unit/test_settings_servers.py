@@ -83,6 +83,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             origin=Origin.SETTINGS,
         ),
     ]
+    assert {type(one.instance().url) for one in settings.instances} == {str}  # JSON is made of no other
     assert settings.models[0].prewarm
     assert (settings.docker.url, settings.docker.discover) == ("tcp://127.0.0.1:2375", True)
     probes, reload = settings.probes, settings.reload

@@ -331,11 +331,8 @@ def test_a_collection_takes_nothing_that_is_young(cli: Cli, registry: ScriptedRe
 
 
 def test_a_license_cannot_paint_the_terminal(cli: Cli, registry: ScriptedRegistry) -> None:
-    registry.add(
-        model_from(
-            "evil:1b", [("model", b"weights"), ("license", "\x1b[2J\x1b]0;owned\x07\n\u202efree\x9b2J".encode())]
-        )
-    )
+    text = "\x1b[2J\x1b]0;owned\x07\n\u202efree\x9b2J"
+    registry.add(model_from("evil:1b", [("model", b"weights"), ("license", text.encode())]))
     name = f"{registry.host}/library/evil:1b"
     cli("pull", name)
 

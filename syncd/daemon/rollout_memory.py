@@ -66,9 +66,9 @@ class RolloutBook:
         await in_thread(self._write, rollout)
 
     async def note(self, rollout: Rollout) -> None:
-        """How it goes on; nothing, if a newer version has overtaken it. A full disk is logged, and stops no rollout."""
+        """How it goes on; nothing, if a newer one has overtaken it. A full disk is logged, and stops no rollout."""
         now = self.of(rollout.name)
-        if now is None or now.digest != rollout.digest:
+        if now is None or (now.digest, now.at) != (rollout.digest, rollout.at):
             return
         try:
             await self.begin(rollout)

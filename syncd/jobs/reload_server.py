@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -148,7 +148,8 @@ class Reloader:
     async def reload(self, instance: Instance, updates: Sequence[Update]) -> Mapping[ModelName, Verdict]:
         """Bring the server to serve ``updates``; how each of them stands there then. Every failure is a verdict."""
         async with self._servers.turn(instance.name):
-            return await self._reload(instance, updates)
+            found = await self._reload(instance, updates)
+        return {name: _briefly(verdict, instance) for name, verdict in found.items()}
 
     async def _reload(self, instance: Instance, updates: Sequence[Update]) -> Mapping[ModelName, Verdict]:
         try:
@@ -236,6 +237,12 @@ def judged(cell: Cell, update: Update, *, well: bool) -> Verdict:
         listed = cell.word is Word.FAILING and not (cell.fault and cell.fault.reason is Reason.WRONG_DIGEST)
         return Verdict(Result.FAILED, reason, until, blames_version=well and listed)
     return Verdict(Result.PROVED if cell.proved else Result.SERVED, stale_until=until)
+
+
+def _briefly(verdict: Verdict, instance: Instance) -> Verdict:
+    """Whoever tells of a verdict names the server: its errors need not."""
+    reason = None if verdict.reason is None else verdict.reason.removeprefix(f"{instance.name}: ")
+    return replace(verdict, reason=reason)
 
 
 async def _unload(server: OllamaServer, name: ModelName) -> None:

@@ -21,7 +21,7 @@ from syncd.daemon.rollout import Rollouts
 from syncd.errors import BusyError, SyncdError
 from syncd.jobs import collect as collection
 from syncd.jobs import remove as removal
-from syncd.jobs.board import Board, Job
+from syncd.jobs.board import Board, Job, JobState
 from syncd.jobs.collect import CollectionPlan
 from syncd.jobs.remove import Removal
 from syncd.jobs.verify import Verification, VerifyProgress, verify
@@ -30,6 +30,8 @@ from syncd.store.root import Store
 from syncd.text import printable
 
 log = structlog.get_logger()
+
+_MOST_PULLS = 64  # that run at once: each has files, locks and threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +80,18 @@ class Daemon:
     def pull(self, reference: Reference, *, by: str, insecure: bool = False) -> tuple[Job, bool]:
         """The job that pulls ``reference``, and whether this call started it.
 
-        Something else than what the settings pin is refused.
+        Something else than what the settings pin is refused, and so is one pull too many.
         """
         self.settings.current.refuse_other_than_pinned(reference)
         if insecure:
             # What Ollama's clients may ask for. Which hosts are spoken to without TLS is the settings' business.
             log.info("pull.insecure_asked", name=str(reference), by=by)
         before = {job.view.id for job in self.board.running(reference.name)}
+        running = sum(job.view.state is JobState.RUNNING for job in self.board.jobs())
+        if running >= _MOST_PULLS and not before:
+            raise BusyError(
+                f"{running} pulls are running already", hint="'syncd status' shows them; try again when one has ended"
+            )
         job = self.board.pull(reference, asked_by=by)
         return job, job.view.id not in before
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -513,3 +514,19 @@ def test_a_folder_that_nobody_may_read_does_not_keep_the_daemon_from_starting(un
         closed.chmod(0o700)
 
     assert unprivileged.events("inventory.failed")
+
+
+def test_a_crowd_of_pulls_is_bounded(daemon: RunningDaemon, registry: ScriptedRegistry) -> None:
+    model = registry.add(build_model("mistral:7b"))
+    registry.stall(kind="manifest")
+    with daemon, ExitStack() as stack:
+        statuses = []
+        for number in range(70):
+            connection = stack.enter_context(daemon.connection())
+            body = json.dumps({"name": registry.put_manifest(model.manifest, f"library/model{number}")})
+            connection.request("POST", "/syncd/v1/pull", body, {"Content-Type": "application/json"})
+            statuses.append(connection.getresponse().status)
+        running = [job for job in daemon.status()["jobs"] if job["state"] == "running"]
+
+    assert statuses == [200] * 64 + [409] * 6
+    assert len(running) == 64

@@ -120,8 +120,8 @@ class RolloutInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The latest rollout of a model. ``digest``: what goes to the servers; ``previous``: what it replaced.
 
     ``change``: ``new``, ``weights``, ``text``, or ``asked`` (an operator's reload). ``state``: ``running``, ``halted``
-    (``reason`` says where), ``done``, or ``reverted`` (the previous version is back, this one is refused).
-    ``done``, ``failed``, ``waiting``: servers.
+    (``reason`` says where), ``done``, ``reverting``, or ``reverted`` (the previous version is back, this one is
+    refused). ``done``, ``failed``, ``waiting``: servers.
     """
 
     name: str

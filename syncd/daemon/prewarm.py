@@ -77,6 +77,9 @@ class Prewarm:
                     self._chronicle.tell("server.prewarmed", name=str(name), detail=instance.name)
             except SyncdError as error:
                 log.warning("server.not_prewarmed", instance=instance.name, error=error.message, attempt=attempt)
+            except Exception:  # a bug with one server is no reason to leave the others cold
+                log.exception("server.not_prewarmed", instance=instance.name)
+                return
             else:
                 return
             await asyncio.sleep(self._ask_again)

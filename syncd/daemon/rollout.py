@@ -14,19 +14,20 @@ import structlog
 from syncd.aio import in_thread
 from syncd.api import v1
 from syncd.daemon.chronicle import Chronicle
-from syncd.daemon.prewarm import Prewarm, kept_warm
+from syncd.daemon.prewarm import Prewarm
 from syncd.daemon.reconcile import InForce
 from syncd.daemon.rollout_asked import Asked, announced, wish
+from syncd.daemon.rollout_hands import Hands
 from syncd.daemon.rollout_memory import RolloutBook
 from syncd.daemon.settings import Settings
 from syncd.daemon.telemetry_rollout import RolloutTelemetry
 from syncd.errors import NotFoundError, SyncdError
 from syncd.instances.model import Instance
 from syncd.jobs.board import JobState, JobView
-from syncd.jobs.reload import Update, change_of, holds, to_unload
-from syncd.jobs.reload_revert import bring_back, let_go, other_weights, warm_again
+from syncd.jobs.reload import change_of, holds, to_unload
+from syncd.jobs.reload_revert import let_go
 from syncd.jobs.reload_server import Engine, Reloader, Servers, Verdict
-from syncd.jobs.rollout import Roller, Rollout, State, Tried, halt
+from syncd.jobs.rollout import Rollout, State, Tried, halt
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName
@@ -63,6 +64,9 @@ class Rollouts:
         )
         self._prewarm = Prewarm(store, servers, self._reloader, settings=lambda: self._now, chronicle=chronicle)
         self.book = RolloutBook(store.state)
+        self._hands = Hands(
+            store=store, servers=servers, reloader=self._reloader, book=self.book, settings=lambda: self._now
+        )
         self._due = {one.name.folded: one.name for one in self.book.unfinished()}
         self._asked: deque[Asked] = deque()
         self._stirred = asyncio.Event()
@@ -77,7 +81,7 @@ class Rollouts:
     def refused(self, name: ModelName, digest: Digest) -> str | None:
         """Why this version is not to be published again by itself; None: it may be."""
         one = self.book.of(name)
-        if one is None or one.state is not State.REVERTED or one.digest != digest:
+        if one is None or one.state not in _TAKEN_BACK or one.digest != digest:
             return None
         return f"taken back: {one.reason}; 'syncd pull {name}' insists on it"
 
@@ -182,19 +186,40 @@ class Rollouts:
                 continue
             if await self._is_published(one):
                 published.append(one)
+            elif one.state is State.REVERTING:  # an earlier life died right after it had taken it back
+                await self.book.note(replace(one, state=State.REVERTED))
             else:
                 await self.book.forget(one)
-        if published:
+        if not published:
+            return
+        try:
             await self._begin(published, self._tried)
+        except SyncdError as error:
+            await self._give_up(published, error)
+        except Exception as error:  # a bug ends its rollout and no other: design, "Concurrency"
+            log.exception("rollout.crashed", models=[str(one.name) for one in published])
+            await self._give_up(published, _unexpected(error))
+
+    async def _give_up(self, rollouts: Sequence[Rollout], error: SyncdError) -> None:
+        for begun in rollouts:
+            now = self.book.of(begun.name)
+            if now is not None and not self.book.overtaken(begun) and now.state in _OPEN:
+                await self.book.note(halt(now, error.message))
+                self._chronicle.tell("rollout.halted", name=str(now.name), detail=error.message)
 
     async def _do(self, asked: Asked) -> None:
         try:
             if asked.resume:
                 ended = await self._resume(asked)
             else:
-                ended = await self._roller(asked.instances, asked.tried, asked=asked).run(asked.rollouts)
+                ended = await self._hands.roller(asked.instances, asked.tried, asked=asked).run(asked.rollouts)
         except SyncdError as error:
+            await self._give_up(asked.rollouts if asked.resume else (), error)
             asked.end(error)
+        except Exception as error:  # a bug, as above
+            log.exception("reload.crashed")
+            await self._give_up(asked.rollouts if asked.resume else (), _unexpected(error))
+            asked.end(_unexpected(error))
         except BaseException:
             asked.end(_STOPPING)
             raise
@@ -219,52 +244,11 @@ class Rollouts:
         log.info("rollout.started", models=[str(one.name) for one in running], servers=len(instances))
         for one in running:
             self._chronicle.tell("rollout.started", name=str(one.name), detail=str(one.digest))
-        ended = await self._roller(instances, tried).run(running)
+        ended = await self._hands.roller(instances, tried).run(running)
         for one in ended:
             log.info("rollout.ended", name=str(one.name), state=one.state.value, reason=one.reason)
             self._chronicle.tell(f"rollout.{one.state}", name=str(one.name), detail=one.reason)
         return ended
-
-    def _roller(self, instances: Sequence[Instance], tried: Tried, *, asked: Asked | None = None) -> Roller:
-        async def update_of(rollout: Rollout) -> Update:
-            return await in_thread(self._update_of, rollout, instances, only_prove=asked is not None and asked.prove)
-
-        return Roller(
-            reloader=self._reloader,
-            instances=instances,
-            at_once=self._now.reload.max_unavailable,
-            update_of=update_of,
-            note=_note_nothing if asked else self.book.note,
-            tried=tried,
-            revert=self._revert,
-        )
-
-    def _update_of(self, rollout: Rollout, instances: Sequence[Instance], *, only_prove: bool) -> Update:
-        name = rollout.name
-        manifest = self._store.models.read(name)
-        old = other_weights(self._store, name, manifest) if manifest else frozenset[str]()
-        keep = (one.name for one in instances if name in kept_warm(self._now, one))
-        return Update(
-            name=name,
-            digest=rollout.digest,
-            change=rollout.change,
-            outdated=old,
-            warm=rollout.warm,
-            keep_warm=frozenset(keep),
-            only_prove=only_prove,
-        )
-
-    async def _revert(self, rollout: Rollout) -> Rollout:
-        instances = self._servers.instances()
-        try:
-            await bring_back(self._store, rollout, self._reloader, instances)
-        except SyncdError as error:
-            log.warning("rollout.not_reverted", name=str(rollout.name), error=error.message)
-            return halt(rollout, f"{rollout.reason}; the older version cannot be brought back: {error.message}")
-        self._servers.published(rollout.name)
-        await self.book.note(rollout)  # from here on this version is refused, whatever happens to this process
-        await warm_again(self._store, rollout, self._reloader, instances)
-        return rollout
 
     # Steps of the above
 
@@ -294,9 +278,11 @@ class Rollouts:
         return pinned or self.refused(name, digest) is not None
 
 
-_OPEN = (State.ANNOUNCED, State.RUNNING, State.HALTED)
+_OPEN = (State.ANNOUNCED, State.RUNNING, State.REVERTING, State.HALTED)
+_TAKEN_BACK = (State.REVERTING, State.REVERTED)
 _STOPPING = SyncdError("the daemon is stopping", hint="try again when it has started")
 
 
-async def _note_nothing(_rollout: Rollout) -> None:
-    """What an operator asks for is not gone on with in another life."""
+def _unexpected(error: Exception) -> SyncdError:
+    what = f"unexpected {type(error).__name__}: {error}"
+    return SyncdError(what, hint="this is a bug in syncd: the daemon's log shows where")

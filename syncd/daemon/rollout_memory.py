@@ -58,17 +58,22 @@ class RolloutBook:
 
     def unfinished(self) -> tuple[Rollout, ...]:
         """Those that an earlier life was at."""
-        return tuple(one for one in self._rollouts.values() if one.state in (State.ANNOUNCED, State.RUNNING))
+        ended = (State.HALTED, State.DONE, State.REVERTED)
+        return tuple(one for one in self._rollouts.values() if one.state not in ended)
 
     async def begin(self, rollout: Rollout) -> None:
         """From now on this is the latest. Raise ``SyncdError`` where that cannot be made durable."""
         self._rollouts[rollout.name.folded] = rollout
         await in_thread(self._write, rollout)
 
+    def overtaken(self, rollout: Rollout) -> bool:
+        """Whether something newer has begun since."""
+        now = self.of(rollout.name)
+        return now is None or (now.digest, now.at) != (rollout.digest, rollout.at)
+
     async def note(self, rollout: Rollout) -> None:
         """How it goes on; nothing, if a newer one has overtaken it. A full disk is logged, and stops no rollout."""
-        now = self.of(rollout.name)
-        if now is None or (now.digest, now.at) != (rollout.digest, rollout.at):
+        if self.overtaken(rollout):
             return
         try:
             await self.begin(rollout)
@@ -76,10 +81,14 @@ class RolloutBook:
             log.warning("rollout.not_noted", name=str(rollout.name), error=error.message)
 
     async def forget(self, rollout: Rollout) -> None:
-        """It came to nothing; one that has begun meanwhile stays."""
-        if self.of(rollout.name) is rollout:
-            del self._rollouts[rollout.name.folded]
+        """It came to nothing; one that has begun meanwhile stays. What cannot be removed is logged."""
+        if self.of(rollout.name) is not rollout:
+            return
+        del self._rollouts[rollout.name.folded]
+        try:
             await in_thread(self._files.remove, _file(rollout.name))
+        except SyncdError as error:
+            log.warning("rollout.not_forgotten", name=str(rollout.name), error=error.message)
 
     def _write(self, rollout: Rollout) -> None:
         self._files.write(_file(rollout.name), msgspec.json.format(msgspec.json.encode(_note(rollout))))

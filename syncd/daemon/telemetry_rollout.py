@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from syncd.jobs.reload import Step
 from syncd.jobs.rollout import Rollout, State
 
-_SHOWN = (State.RUNNING, State.HALTED, State.DONE, State.REVERTED)
+_SHOWN = (State.RUNNING, State.HALTED, State.DONE, State.REVERTING, State.REVERTED)
 
 
 class RolloutTelemetry:

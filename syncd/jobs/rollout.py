@@ -29,6 +29,7 @@ class State(StrEnum):
     RUNNING = "running"
     HALTED = "halted"  # a server failed
     DONE = "done"
+    REVERTING = "reverting"  # the old version is about to come back
     REVERTED = "reverted"  # the old version is back, and this one is refused
 
 
@@ -87,7 +88,7 @@ def after_wave(rollouts: Sequence[Rollout], blamed: frozenset[ModelName]) -> tup
     ended = []
     for one in rollouts:
         if one.failed and one.name in blamed and one.may_be_reverted:
-            ended.append(replace(one, state=State.REVERTED, reason=_why(one)))
+            ended.append(replace(one, state=State.REVERTING, reason=_why(one)))
         else:
             ended.append(one)
     failing = [one for one in ended if one.state is State.RUNNING and one.failed]
@@ -114,6 +115,7 @@ class Roller:
     """Takes rollouts from server to server, ``at_once`` at most.
 
     ``update_of``: what a rollout is to a server. ``revert`` brings back what it replaced, or says why it could not.
+    ``overtaken``: whether a newer version of the same model is on its way, so that this one is left where it is.
     """
 
     reloader: Reloader
@@ -123,9 +125,10 @@ class Roller:
     note: Note
     tried: Tried
     revert: Callable[[Rollout], Awaitable[Rollout]]
+    overtaken: Callable[[Rollout], bool]
 
     async def run(self, rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
-        """Until all have ended: done, halted, or reverted."""
+        """Until all have ended: done, halted, or reverted. Who was overtaken is not among them."""
         now = tuple(one.among([instance.name for instance in self.instances]) for one in rollouts)
         updates = {one.name: await self.update_of(one) for one in now}
         await self._note(now)
@@ -133,12 +136,15 @@ class Roller:
         order = [name for name in in_order(self.instances, fit) if any(name in one.waiting for one in now)]
         canary = not all(one.passed for one in now)
         for wave in waves(order, self.at_once, canary=canary):
-            now = await self._wave(now, updates, wave)
+            now = await self._wave(self._still(now), updates, wave)
             if not any(one.state is State.RUNNING for one in now):
                 break
-        now = tuple(map(finished, now))
+        now = tuple(map(finished, self._still(now)))
         await self._note(now)
         return now
+
+    def _still(self, rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
+        return tuple(one for one in rollouts if not self.overtaken(one))
 
     async def _wave(
         self, before: tuple[Rollout, ...], updates: Mapping[ModelName, Update], wave: tuple[str, ...]
@@ -157,8 +163,9 @@ class Roller:
                     tried = tried.with_verdict(instance, found[one.name])
             now.append(tried)
         after = []
-        for was, one in zip(before, after_wave(now, blamed), strict=True):
-            falls = was.state is State.RUNNING and one.state is State.REVERTED
+        was_running = {one.name for one in running}
+        for one in after_wave(self._still(now), blamed):
+            falls = one.name in was_running and one.state is State.REVERTING
             after.append(await self.revert(one) if falls else one)
         await self._note(after)
         return tuple(after)

@@ -190,6 +190,25 @@ async def test_a_new_model_that_no_server_can_serve_halts_and_stays(
     assert assert_store_whole(store_path) == {mistral.name: mistral.digest}
 
 
+async def test_a_newer_version_overtakes_the_one_that_is_on_its_way(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path, servers: list[StandIn]
+) -> None:
+    async with life(store_path, settings(*instances(servers))) as world:
+        await world.rolled_out(mistral.name)
+        second = registry.add(build_model("mistral:7b", seed=2))
+        servers[1].slow_load(1.5, mistral.name, times=1)
+        await world.pulled(second.name)
+        await world.until(lambda: world.passed(second.name) == ["gpu-0"])
+        third = registry.add(build_model("mistral:7b", seed=3))
+        await world.pulled(third.name)
+
+        rollout = await world.ends(third.name, State.DONE)
+
+    assert rollout.digest == Digest.parse(third.digest)
+    assert not [event for event in world.told() if event[0] in {"rollout.halted", "rollout.reverted"}]
+    assert all(load_of(server) == weights(third) for server in servers)
+
+
 # What changed, and how
 
 

@@ -159,7 +159,7 @@ def test_a_version_that_the_first_server_cannot_serve_is_taken_back_and_the_othe
     bad, good = after_wave(
         (rollout().with_verdict("a", BLAMED), rollout(OTHER).with_verdict("a", PROVED)), frozenset({NAME})
     )
-    assert (bad.state, bad.reason) == (State.REVERTED, "a: no token")
+    assert (bad.state, bad.reason) == (State.REVERTING, "a: no token")
     assert (good.state, good.waiting) == (State.RUNNING, ("b", "c", "d"))
 
 
@@ -201,7 +201,7 @@ def test_nothing_is_tried_after_a_wave_that_failed(at_once: int, bad: Mapping[st
 
     one = finished(one)
     assert (one.state is State.DONE) == (not bad)
-    assert one.state is not State.REVERTED or tried == 1
+    assert one.state is not State.REVERTING or tried == 1
     assert len(one.failed) <= at_once
     assert len(one.passed) + len(one.failed) + len(one.waiting) == len(SERVERS)
 

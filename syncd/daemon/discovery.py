@@ -5,14 +5,16 @@ is looked at anew; until then what was known stays: servers may go on while thei
 """
 
 import asyncio
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
 import structlog
 
-from syncd.aio import only_error
+from syncd.aio import in_thread, only_error
 from syncd.daemon.reconcile import InForce
 from syncd.daemon.settings import Settings
 from syncd.daemon.sightings import Seen, seen
@@ -47,6 +49,11 @@ class Wanted:
     discover: bool
     configured: tuple[Instance, ...]
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the Engine's paths are those of this host."""
+        return self.url is not None and self.url.startswith("unix:")
+
     @classmethod
     def by(cls, settings: Settings) -> Self:
         """As these settings say."""
@@ -55,21 +62,25 @@ class Wanted:
 
 
 class Discovery:
-    """The service. ``random``: from 0 to 1, so that not all come back to an Engine at the same moment.
+    """The service. ``store``: its folder, which the containers should see, for reading only.
 
-    ``following``: the stream of events is open, and what was there before it has been looked at.
+    ``random``: from 0 to 1, so that not all come back to an Engine at the same moment.
+
+    ``following``: containers have been looked at, and the Engine has not gone away since.
     """
 
     def __init__(
         self,
         settings: InForce,
         listener: Listener,
+        store: Path,
         *,
         random: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._listener = listener
+        self._store = store
         self._random = random
         self._monotonic = monotonic
         self._seen = Seen()
@@ -86,7 +97,7 @@ class Discovery:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What is wrong with labels, and with containers that the settings name, in sentences."""
+        """What is wrong with labels, with containers that the settings name, and with how they see the store."""
         return self._seen.faults
 
     async def run(self) -> None:
@@ -164,10 +175,13 @@ class Discovery:
                 continue
 
     async def _look(self, engine: Engine, wanted: Wanted) -> None:
-        marked = await engine.containers() if wanted.discover else ()
+        marked: Iterable[Container] = await engine.containers() if wanted.discover else ()
         configured = [(one, await _container(engine, one)) for one in wanted.configured]
         stopped = frozenset(self._stopped)
-        self._take(seen(self._seen, marked, configured, stopped=stopped, now=self._monotonic()))
+        store = None
+        if wanted.is_local:
+            store, marked, configured = await in_thread(_resolved, self._store, marked, configured)
+        self._take(seen(self._seen, marked, configured, stopped=stopped, now=self._monotonic(), store=store))
 
     def _take(self, now: Seen) -> None:
         for fault in now.faults:
@@ -196,3 +210,16 @@ async def _container(engine: Engine, instance: Instance) -> Container | None:
         return await engine.inspect(instance.container or "")
     except NotFoundError:
         return None
+
+
+def _resolved(
+    store: Path, marked: Iterable[Container], configured: Iterable[tuple[Instance, Container | None]]
+) -> tuple[PurePosixPath, list[Container], list[tuple[Instance, Container | None]]]:
+    """The same, and no symbolic link of this host on the way to the store, or to what containers see of the host."""
+    resolved = [(instance, None if container is None else _real(container)) for instance, container in configured]
+    return PurePosixPath(os.path.realpath(store)), [_real(container) for container in marked], resolved
+
+
+def _real(container: Container) -> Container:
+    mounts = (replace(one, source=PurePosixPath(os.path.realpath(one.source))) for one in container.mounts)
+    return replace(container, mounts=tuple(mounts))

@@ -40,7 +40,7 @@ class Servers:
             telemetry=RolloutTelemetry(registry),
             clock=time.time,
         )
-        self.discovery = Discovery(settings, self.fleet, random=random.random)
+        self.discovery = Discovery(settings, self.fleet, store.path, random=random.random)
 
     def services(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
         """What runs until the end: each ends by cancellation, and the daemon with any that fails."""

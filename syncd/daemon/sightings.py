@@ -1,14 +1,18 @@
 """What looks at containers mean: which instances there are, which have left, and which were started anew. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from syncd.instances.containers import Container
 from syncd.instances.labels import labelled
 from syncd.instances.model import Instance
+from syncd.text import printable
 
 LEAVE_AFTER = 10.0  # seconds for which a container that was stopped or removed may come back: a restart stops it, too
+
+_OFF = frozenset({"", "0", "f", "false"})  # all else is on (ollama envconfig.Bool)
 
 Start: TypeAlias = tuple[str, float | None]  # a container's id, and when it was started
 
@@ -44,11 +48,13 @@ def seen(
     *,
     stopped: frozenset[str],
     now: float,
+    store: PurePosixPath | None = None,
 ) -> Seen:
     """What is known after a look that found these.
 
     ``marked``: containers with the label. ``configured``: what the settings say, and its container if that is there.
     ``stopped``: ids of containers that somebody stopped on purpose. One that merely died stays an instance: it is down.
+    ``store``: where it lies on the Engine's host; None: nobody knows.
     """
     named = list(configured)
     own = {container.id for _, container in named if container is not None}
@@ -69,6 +75,10 @@ def seen(
         for instance, container in named
         if container is None
     ]
+    if store is not None:
+        followed = [one for one in there if one.id in {identity for identity, _ in starts.values()}]
+        followed += [container for _, container in named if container is not None]
+        faults += [fault for container in followed for fault in store_faults(container, store)]
     fresh = Seen(instances=found.instances, faults=(*found.faults, *faults), starts=starts)
     return _with_leavers(before, fresh, {instance.name for instance, _ in named}, now)
 
@@ -95,6 +105,23 @@ def _with_leavers(before: Seen, fresh: Seen, configured: set[str], now: float) -
         leaving=leaving,
         restarted=tuple(sorted(restarted)),
     )
+
+
+def store_faults(container: Container, store: PurePosixPath) -> Iterator[str]:
+    """What is wrong with how a server's container sees the store at ``store``, in sentences."""
+    shown = f"container {printable(container.name, limit=64)}"
+    seen_at = container.sees(store)
+    if seen_at is None:
+        yield f"{shown} does not see the store {store}: mount it, read-only"
+        return
+    place, read_only = seen_at
+    if not read_only:
+        yield f"{shown} can write to the store: mount it read-only"
+    models = container.environment.get("OLLAMA_MODELS", "")
+    if models and PurePosixPath(models) != place:
+        yield f"{shown} sees the store at {place}, and has OLLAMA_MODELS={printable(models, limit=200)}"
+    if container.environment.get("OLLAMA_NOPRUNE", "").lower() in _OFF:
+        yield f"{shown} prunes the store when it starts: set OLLAMA_NOPRUNE=1"
 
 
 def _start(container: Container) -> Start:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -103,8 +104,8 @@ async def test_a_bad_label_is_reported_and_the_others_are_followed(docker: Docke
     async with watching(docker) as watcher:
         await watcher.until(lambda: watcher.names == ("ollama-2",))
 
-        assert "ollama-1" in watcher.faults[0]
-        assert "syncd.port" in watcher.faults[0]
+        (fault,) = (one for one in watcher.faults if "syncd.port" in one)
+        assert "ollama-1" in fault
 
 
 async def test_without_discovery_only_restarts_of_configured_containers_are_told(docker: DockerEngine) -> None:
@@ -139,6 +140,33 @@ async def test_a_configured_container_that_is_not_there_is_reported(docker: Dock
         await watcher.until(lambda: watcher.faults)
 
         assert watcher.faults == ("instance first: Docker has no container ollama-7",)
+
+
+async def test_how_containers_see_the_store_is_looked_at(docker: DockerEngine, tmp_path: Path) -> None:
+    (tmp_path / "disk" / "models").mkdir(parents=True)
+    (tmp_path / "models").symlink_to(tmp_path / "disk" / "models")
+    good = ["OLLAMA_NOPRUNE=1", "OLLAMA_MODELS=/models"]
+    binds = {
+        "good": f"{tmp_path}/models:/models:ro",
+        "parent": f"{tmp_path}/disk:/disk:ro",
+        "writes": f"{tmp_path}/disk/models:/models",
+    }
+    docker.run("good", COMMAND, labels=labels(), binds=[binds["good"]], environment=good)
+    docker.run("parent", COMMAND, labels=labels(port="2"), binds=[binds["parent"]], environment=good)
+    docker.run("prunes", COMMAND, labels=labels(port="3"), binds=[binds["good"]])
+    docker.run("writes", COMMAND, labels=labels(port="4"), binds=[binds["writes"]], environment=good)
+    docker.run("blind", COMMAND, labels=labels(port="5"), environment=good)
+
+    async with watching(docker, store=tmp_path / "models") as watcher:
+        await watcher.until(lambda: len(watcher.names) == 5)
+
+    real = tmp_path / "disk" / "models"
+    assert sorted(watcher.faults) == [
+        f"container blind does not see the store {real}: mount it, read-only",
+        "container parent sees the store at /disk/models, and has OLLAMA_MODELS=/models",
+        "container prunes prunes the store when it starts: set OLLAMA_NOPRUNE=1",
+        "container writes can write to the store: mount it read-only",
+    ]
 
 
 async def test_settings_turn_it_off_and_on(docker: DockerEngine) -> None:
@@ -201,14 +229,17 @@ async def test_a_stream_that_breaks_is_opened_again(docker: DockerEngine) -> Non
         await watcher.until(lambda: watcher.names == ("ollama-1",))
         await watcher.looked()
 
-        for pipe in pipes:
-            pipe.transport.abort()
-        await watcher.until(lambda: watcher.fault)
+        await watcher.until(lambda: cut(pipes) or watcher.fault)  # nobody tells when the stream is open
         docker.run("ollama-2", COMMAND, labels=labels(port="11435"))
 
         await watcher.until(lambda: watcher.names == ("ollama-1", "ollama-2"))
         for pipe in pipes:
             pipe.close()
+
+
+def cut(pipes: list[asyncio.StreamWriter]) -> None:
+    for pipe in pipes:
+        pipe.transport.abort()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

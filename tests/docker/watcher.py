@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -80,11 +81,13 @@ class Watcher:
 
 
 @asynccontextmanager
-async def watching(docker: DockerEngine | None, **asked: object) -> AsyncIterator[Watcher]:
-    """Follow ``docker``, until left."""
+async def watching(
+    docker: DockerEngine | None, *, store: Path = Path("/nowhere"), **asked: object
+) -> AsyncIterator[Watcher]:
+    """Follow ``docker``, until left. ``store``: what containers should see."""
     given = Given(Loaded(settings(docker.url if docker else None, **asked)))  # type: ignore[arg-type]  # handed through
     watcher = Watcher(given)
-    watcher.discovery = Discovery(given, watcher, random=lambda: 0.0)
+    watcher.discovery = Discovery(given, watcher, store, random=lambda: 0.0)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(watcher.discovery.run())
         try:

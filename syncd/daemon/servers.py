@@ -28,7 +28,12 @@ class Servers:
         self._settings = settings
         telemetry = InstanceTelemetry(registry)
         self.fleet = Fleet(
-            store=store, settings=settings, chronicle=chronicle, on_probe=telemetry.probed, on_start=self._started
+            store=store,
+            settings=settings,
+            chronicle=chronicle,
+            on_probe=telemetry.probed,
+            on_start=self._started,
+            held=self._is_held,
         )
         telemetry.watch(self.fleet.matrix)
         self.rollouts = Rollouts(

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -70,7 +70,6 @@ class FleetWorld:
     probed: list[tuple[str, Level, Reason | None]]
     started: list[str]
     events: list[Event]
-    lag: list[float] = field(default_factory=list)
 
     def put(self, *instances: InstanceSettings, probing: ProbeSettings | None = None) -> None:
         before = self.settings.current.settings
@@ -132,6 +131,7 @@ async def fleet(
     *instances: InstanceSettings,
     models: tuple[Model, ...] = (MISTRAL,),
     probing: ProbeSettings | None = None,
+    held: Callable[[str, ModelName], bool] = lambda _instance, _model: False,
 ) -> AsyncIterator[FleetWorld]:
     with Store.open(path, create=True) as store:
         for model in models:
@@ -150,7 +150,7 @@ async def fleet(
         def greeted(instance: Instance) -> None:
             started.append(instance.name)
 
-        fleet = Fleet(store=store, settings=settings, chronicle=chronicle, on_probe=heard, on_start=greeted)
+        fleet = Fleet(store=store, settings=settings, chronicle=chronicle, on_probe=heard, on_start=greeted, held=held)
         world = FleetWorld(store, fleet, settings, probed, started, events)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(fleet.run()), group.create_task(_listen(chronicle, events))]
@@ -168,12 +168,14 @@ async def one_server(
     models: tuple[Model, ...] = (MISTRAL,),
     prove: Prove = Prove.IDLE,
     probing: ProbeSettings | None = None,
+    held: Callable[[str, ModelName], bool] = lambda _instance, _model: False,
     **settings: object,
 ) -> AsyncIterator[tuple[FleetWorld, StandIn]]:
     with Store.open(path, create=True):
         pass
     with StandIn(path, **settings) as server:
-        async with fleet(path, instance("one", server.url, prove=prove), models=models, probing=probing) as world:
+        named = instance("one", server.url, prove=prove)
+        async with fleet(path, named, models=models, probing=probing, held=held) as world:
             yield world, server
 
 

@@ -493,3 +493,17 @@ async def test_what_docker_tells_of_is_watched_unless_the_settings_name_it(tmp_p
             world.fleet.discovered([])
             assert [one.name for one in world.fleet.instances()] == ["one"]
             await world.looks()
+
+
+async def test_a_model_that_a_rollout_has_is_proved_when_the_rollout_asks(tmp_path: Path) -> None:
+    held = {NAME}
+    async with one_server(tmp_path / "m", models=(MISTRAL, LLAMA), held=lambda _, name: name in held) as (
+        world,
+        server,
+    ):
+        await world.becomes(Word.PROVED, LLAMA)
+        await world.looks(count=3)
+        assert world.word(MISTRAL) is Word.SERVED
+        assert not server.requests("/api/generate", MISTRAL.name)
+
+        assert (await world.fleet.prove("one", NAME, insist=True)).word is Word.PROVED

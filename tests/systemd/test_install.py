@@ -61,6 +61,17 @@ def test_another_prefix_is_heeded(elsewhere: Path) -> None:
     assert (elsewhere / "etc/sysusers.d/syncd.conf").is_file()
 
 
+def test_where_it_is_staged_does_not_show_however_long_its_path_is(tmp_path: Path) -> None:
+    needs_debians_python()
+    root = tmp_path / "a package" / ("x" * 120)
+    root.mkdir(parents=True)
+    make("install", root)
+
+    program = root / "usr/local/lib/syncd/bin/syncd"
+    assert program.read_text().startswith("#!/usr/local/lib/syncd/bin/python -I\n")
+    assert [path for path in root.rglob("*") if path.is_file() and str(root).encode() in path.read_bytes()] == []
+
+
 def test_settings_that_are_there_are_kept(elsewhere: Path) -> None:
     assert (elsewhere / "etc/syncd/syncd.toml").read_text() == _MINE
 

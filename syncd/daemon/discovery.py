@@ -66,7 +66,7 @@ class Discovery:
 
     ``random``: from 0 to 1, so that not all come back to an Engine at the same moment.
 
-    ``following``: containers have been looked at, and the Engine has not gone away since.
+    ``following``: the stream of events is open, and what was there before it has been looked at.
     """
 
     def __init__(
@@ -129,10 +129,12 @@ class Discovery:
         shortest, longest = _BACKOFF
         pause = shortest
         while True:
+            began = self._monotonic()
             try:
                 await self._attend(engine, wanted)
             except SyncdError as error:
-                pause = shortest if self._fault is None else min(pause * 2, longest)
+                lasted = self._monotonic() - began
+                pause = shortest if lasted > longest else min(pause * 2, longest)
                 self._broken(error)
             await asyncio.sleep(pause * (0.5 + self._random() / 2))
 
@@ -161,7 +163,7 @@ class Discovery:
         while True:
             self._poked.clear()
             await self._look(engine, wanted)
-            if not self.following:
+            if longest == _LOOK_EVERY and not self.following:
                 self.following, self._fault = True, None
                 log.info("docker.followed", url=wanted.url)
             leave = self._seen.next_leave

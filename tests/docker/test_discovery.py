@@ -195,7 +195,7 @@ async def test_an_engine_that_restarts_is_followed_again(own_engine: DockerEngin
 
         await watcher.until(lambda: watcher.restarts == ["stays"])
         assert watcher.names == ("falls", "stays")
-        assert watcher.fault == ""
+        await watcher.until(lambda: not watcher.fault)
         own_engine.run("added", COMMAND, labels=labels(port="11436"))
         await watcher.until(lambda: "added" in watcher.names)
 
@@ -240,6 +240,33 @@ async def test_a_stream_that_breaks_is_opened_again(docker: DockerEngine) -> Non
 def cut(pipes: list[asyncio.StreamWriter]) -> None:
     for pipe in pipes:
         pipe.transport.abort()
+
+
+async def test_an_engine_that_may_not_be_followed_is_not_asked_all_the_time(tmp_path: Path) -> None:
+    """As behind a proxy that lets through the list of containers, and not their events."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            while (await reader.readline()).strip():
+                pass
+            asked.append(line.split()[1])
+            status, body = b"200 OK", b"[]"
+            if b"/events" in line:
+                status, body = b"403 Forbidden", b'{"message": "not for you"}'
+            elif b"/version" in line:
+                body = b'{"ApiVersion": "1.41"}'
+            head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % (status, len(body)) + body)
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, tmp_path / "proxy.sock"), watching(None) as watcher:
+        await watcher.given.put(settings(f"unix://{tmp_path}/proxy.sock"))
+        await watcher.until(lambda: "does not allow" in watcher.fault)
+        await asyncio.sleep(3.0)  # nothing much is to happen
+
+    assert "does not allow" in watcher.fault
+    assert 2 <= sum(b"/events" in path for path in asked) <= 5
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -21,10 +21,12 @@ _TONES = {
     "failing": Tone.BAD,
 }
 
+_ENDED_BADLY = ("halted", "reverted")
+
 
 def sheets(found: v1.Status, now: float) -> tuple[Sheet, ...]:
     """Empty ones for a host without servers. ``now``: seconds since the epoch."""
-    return (_servers(found), _matrix(found), _troubles(found, now))
+    return (_servers(found), _matrix(found), _troubles(found, now), _rollouts(found))
 
 
 def faults(found: v1.Status) -> list[str]:
@@ -36,6 +38,7 @@ def faults(found: v1.Status) -> list[str]:
         for model in one.models
         if one.error is None and _TONES.get(model.state) is Tone.BAD
     ]
+    told += [f"{one.name}: rollout {one.state}: {one.reason}" for one in found.rollouts if one.state in _ENDED_BADLY]
     return told
 
 
@@ -70,6 +73,22 @@ def _troubles(found: v1.Status, now: float) -> Sheet:
         if (why := "; ".join(_whys(model, now)))
     ]
     return Sheet(("MODEL", "SERVER", "STATE", "WHY"), tuple(rows))
+
+
+def _rollouts(found: v1.Status) -> Sheet:
+    """Those that are not done."""
+    rows = [
+        row(
+            Tone.BAD if one.state in _ENDED_BADLY else Tone.MOVING,
+            one.name,
+            one.state,
+            f"{len(one.done)} of {len(one.done) + len(one.failed) + len(one.waiting)}",
+            one.reason or "",
+        )
+        for one in found.rollouts
+        if one.state != "done"
+    ]
+    return Sheet(("ROLLOUT", "STATE", "SERVERS", "WHY"), tuple(rows))
 
 
 def _whys(model: v1.InstanceModel, now: float) -> Iterator[str]:

@@ -25,9 +25,9 @@ from syncd.store.root import Store
 from syncd.store.source import SourceStore
 from syncd.text import size
 
-_VOLUMES = Path("/var/lib/docker/volumes")
+VOLUMES = Path("/var/lib/docker/volumes")
 _DATA = "_data"
-_THREADS = 24
+THREADS = 24
 _HINT = "run the same command to go on where it stopped"
 
 
@@ -37,7 +37,7 @@ _HINT = "run the same command to go on where it stopped"
 @click.option(
     "--volumes",
     type=click.Path(path_type=Path),
-    default=_VOLUMES,
+    default=VOLUMES,
     show_default=True,
     help="Where Docker keeps its volumes.",
 )
@@ -69,13 +69,13 @@ def adopt_models(
     logs.configure(session.verbosity)
     view = adopting_page.view(quiet=quiet, as_json=as_json)
     with ExitStack() as stack:
-        sources = _opened(stack, places, volumes, session)
+        sources = opened(stack, places, volumes, session)
         scans = tuple(source.scan() for source in sources)
         if delete_source:
             for source in sources:
                 source.refuse_unless_writable()
-        desk = stack.enter_context(_desk(session, sources))
-        store = _store(stack, session, dry_run=dry_run)
+        desk = stack.enter_context(desk_for(session, sources))
+        store = store_for(stack, session, dry_run=dry_run)
         if store is not None:
             for source in sources:
                 source.refuse_if_same(store.blobs_stat())
@@ -89,11 +89,11 @@ def adopt_models(
         code = _report_refused(plan, as_json=as_json)
         means = AdoptMeans(store=store, desk=desk, floor=session.loaded.settings.min_free, delete=delete_source)
         with view:
-            failed = running.run(_adopt_all(plan, means, view), hint=_HINT, threads=_THREADS)
+            failed = running.run(adopt_all(plan, means, view), hint=_HINT, threads=THREADS)
         return code or failed
 
 
-def _opened(stack: ExitStack, places: Sequence[str], volumes: Path, session: Session) -> list[SourceStore]:
+def opened(stack: ExitStack, places: Sequence[str], volumes: Path, session: Session) -> list[SourceStore]:
     """The sources, each once, by whatever names they were given."""
     sources: list[SourceStore] = []
     for place in dict.fromkeys(places):
@@ -123,7 +123,7 @@ def _located(place: str, volumes: Path) -> Path:
 
 
 @contextmanager
-def _desk(session: Session, sources: Sequence[SourceStore]) -> Iterator[SourceDesk]:
+def desk_for(session: Session, sources: Sequence[SourceStore]) -> Iterator[SourceDesk]:
     """Whoever reaches into the sources: where this process will turn from root to another user, a child stays root."""
     path = session.choice.path
     if decide(owner_of_store(path), path=path, euid=os.geteuid()) is None:
@@ -133,7 +133,7 @@ def _desk(session: Session, sources: Sequence[SourceStore]) -> Iterator[SourceDe
         yield SourceDesk(hands)
 
 
-def _store(stack: ExitStack, session: Session, *, dry_run: bool) -> Store | None:
+def store_for(stack: ExitStack, session: Session, *, dry_run: bool) -> Store | None:
     """The store, made if need be; None if there is none and none is to be made."""
     try:
         return stack.enter_context(session.open_store(create=not dry_run, writes=not dry_run))
@@ -143,7 +143,7 @@ def _store(stack: ExitStack, session: Session, *, dry_run: bool) -> Store | None
         raise
 
 
-async def _adopt_all(plan: Plan, means: AdoptMeans, view: View) -> int:
+async def adopt_all(plan: Plan, means: AdoptMeans, view: View) -> int:
     """One model after another; the exit code of the first that failed, else 0."""
     code = ExitCode.DONE
     spoilt: set[Candidate] = set()
@@ -175,7 +175,7 @@ def _report_refused(plan: Plan, *, as_json: bool) -> int:
     """Say what is not taken, and why; the exit code of the first, else 0."""
     code = ExitCode.DONE
     for model in plan.models:
-        error = _refusal(model)
+        error = refusal(model)
         if error is not None:
             report(error, as_json=as_json, name=str(model.name) if model.name else None)
             code = code or error.exit_code
@@ -183,11 +183,12 @@ def _report_refused(plan: Plan, *, as_json: bool) -> int:
 
 
 def _first_code(plan: Plan) -> int:
-    codes = (error.exit_code for model in plan.models if (error := _refusal(model)))
+    codes = (error.exit_code for model in plan.models if (error := refusal(model)))
     return next(codes, ExitCode.DONE)
 
 
-def _refusal(model: ModelPlan) -> SyncdError | None:
+def refusal(model: ModelPlan) -> SyncdError | None:
+    """Why a model is not taken, as an error; None: it is taken, or there already."""
     name = str(model.name)
     match model.decision:
         case Decision.KEPT:

@@ -32,7 +32,7 @@ def verify(context: click.Context, names: tuple[str, ...], *, as_json: bool) -> 
     wanted = [ModelName.parse(name) for name in names] or None
     session = Session.begin(context)
     logs.configure(session.verbosity)
-    faults, verified = place.of(session).verify(wanted, _watch(as_json=as_json))
+    faults, verified = place.of(session).verify(wanted, watch(as_json=as_json))
     for fault in faults:
         sys.stdout.write(events.line(fault) if as_json else fault_line(fault))
     if as_json:
@@ -113,7 +113,8 @@ class _Bar(_Watch):
         self._bar.update(self._task, total=progress.size, completed=progress.done, amount=amount)
 
 
-def _watch(*, as_json: bool) -> _Watch:
+def watch(*, as_json: bool) -> _Watch:
+    """What fits where the output goes."""
     if as_json:
         return _Every(0.5, lambda now: _write(sys.stdout, events.line(now)))
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)

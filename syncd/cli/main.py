@@ -26,6 +26,7 @@ _COMMANDS = {
     "verify": "syncd.cli.checking:verify",
     "gc": "syncd.cli.removing:gc",
     "adopt": "syncd.cli.adopting:adopt_models",
+    "migrate": "syncd.cli.migrating:migrate",
     "status": "syncd.cli.status:status",
     "cancel": "syncd.cli.cancelling:cancel",
     "reload": "syncd.cli.reloading:reload",

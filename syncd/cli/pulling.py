@@ -57,11 +57,12 @@ def pull(
     references = [Reference.parse(name) for name in dict.fromkeys(names)]
     session = Session.begin(context, quiet=quiet)
     logs.configure(session.verbosity)
-    view = _view(quiet=quiet, as_json=as_json)
+    view = view_for(quiet=quiet, as_json=as_json)
     return place.of(session).pull(references, Limits(connections, max_rate), view)
 
 
-def _view(*, quiet: bool, as_json: bool) -> PullView:
+def view_for(*, quiet: bool, as_json: bool) -> PullView:
+    """What fits where the output goes."""
     if as_json:
         return Ndjson(sys.stdout, sys.stderr, clock=time.monotonic)
     if quiet:

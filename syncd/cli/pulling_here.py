@@ -25,14 +25,21 @@ _OTHER_THREADS = 16  # beside one for each connection: hashing, syncing, looking
 _ANSWER_TIMEOUT = 60.0  # seconds; a registry may take its time over the headers of a cold blob
 
 
-def pull(session: Session, references: Sequence[Reference], limits: Limits, view: PullView) -> int:
-    """Pull one after another, ``view`` entered meanwhile; the exit code of the first that failed, else 0."""
-    # Before the store: who opens that may no longer be allowed to read these.
+def access_for(session: Session, references: Sequence[Reference]) -> Access:
+    """What opens the registries of these. Before the store: who opens that may no longer be allowed to read it."""
     access = registry_access(
         session.loaded, os.environ, own_key=ollama_key(), asked=[one.name.host for one in references]
     )
     for notice in access.notices:
         session.notice(f"warning: {notice}")
+    return access
+
+
+def pull(
+    session: Session, references: Sequence[Reference], limits: Limits, view: PullView, access: Access | None = None
+) -> int:
+    """Pull one after another, ``view`` entered meanwhile; the exit code of the first that failed, else 0."""
+    access = access or access_for(session, references)
     download = session.loaded.settings.download
     fetching = FetchSettings(
         connections=limits.connections or download.connections,

@@ -23,6 +23,7 @@ HISTORY = "history"
 LEASES = "leases"
 LOCKS = "locks"
 TRASH = "trash"
+QUARANTINE = "quarantine"
 STATE = "state"
 
 REFERENCES_LOCK = "references"

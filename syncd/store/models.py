@@ -5,6 +5,7 @@ renamed in with the manifest inside, and the ones that become empty are renamed 
 """
 
 import errno
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -144,21 +145,29 @@ class ModelStore:
             raise NotFoundError(f"{name} is not in {self._manifests.path}")
         self._refresh_freed(name, None)
         folders, tag = layout.manifest_parts(name)
-        with ExitStack() as stack:
-            parents = [self._manifests]
-            for part in folders:
-                parents.append(self._entered(stack, parents[-1], part))
-            leaf = tag
-            while len(parents) > 1 and [entry.name for entry in parents[-1].list()] == [leaf]:
-                leaf = parents.pop().path.name
-            temporary = layout.temporary_file(new_token())
-            parents[-1].rename(leaf, self._staging, temporary)
-            parents[-1].fsync()
-            self._staging.remove_tree(temporary)
+        temporary = layout.temporary_file(new_token())
+        self._rename_out((*folders, tag), self._staging, temporary)
+        self._staging.remove_tree(temporary)
         try:
             return Manifest.parse(raw)
         except InvalidManifestError:
             return None
+
+    def set_aside(self, path: tuple[str, ...], to: Folder, to_name: str, *, held: Lock) -> bool:
+        """Move what lies at ``path`` below ``manifests/``, with the folders that become empty, to ``to_name``.
+
+        ``held`` as for ``unpublish``; False if it is no regular file, or none is there any more. The caller holds the
+        name's lock, if it has a name.
+        """
+        if not held.held:
+            raise ValueError("a manifest is taken away under the references lock")
+        if not self._is_file(path):
+            return False
+        with suppress(InvalidNameError):
+            self._refresh_freed(ModelName(*path), None)
+        self._rename_out(path, to, to_name)
+        to.fsync()
+        return True
 
     def remove_empty_folders(self) -> int:
         """Remove what an outside Ollama left empty, as it does itself when it starts; how many folders that were."""
@@ -207,6 +216,28 @@ class ModelStore:
                 f"{name} was {'removed' if there is None else 'published'} by somebody else meanwhile",
                 hint="run it again",
             )
+
+    def _is_file(self, path: tuple[str, ...]) -> bool:
+        """Whether a regular file lies at ``path`` below ``manifests/``; False where it leads through links."""
+        with ExitStack() as stack:
+            try:
+                folder = self._descend(stack, path[:-1])
+                found = folder.stat(path[-1]) if folder else None
+            except SyncdError:
+                return False
+        return found is not None and stat.S_ISREG(found.st_mode)
+
+    def _rename_out(self, path: tuple[str, ...], to: Folder, to_name: str) -> None:
+        """Rename a tag, or the uppermost of its folders in which nothing else lies, to ``to_name``."""
+        with ExitStack() as stack:
+            parents = [self._manifests]
+            for part in path[:-1]:
+                parents.append(self._entered(stack, parents[-1], part))
+            leaf = path[-1]
+            while len(parents) > 1 and [entry.name for entry in parents[-1].list()] == [leaf]:
+                leaf = parents.pop().path.name
+            parents[-1].rename(leaf, to, to_name)
+            parents[-1].fsync()
 
     def _refresh_freed(self, name: ModelName, successor: Manifest | None) -> None:
         try:

@@ -16,6 +16,7 @@ from syncd.store.locks import Locks
 from syncd.store.models import ModelStore
 from syncd.store.mounts import file_system_of, is_network
 from syncd.store.owner import name_of
+from syncd.store.quarantine import Quarantine
 from syncd.store.records import Records
 from syncd.store.state import StateFiles
 from syncd.store.sweep import Sweep
@@ -57,6 +58,7 @@ class Store:
         self.models = ModelStore(manifests, ours(layout.HISTORY), staging, self.blobs)
         self.state = StateFiles(ours(layout.STATE), staging)
         self.intakes = Intakes(self.blobs, staging)
+        self.quarantine = Quarantine(blobs, keep, self.records, self.models, ours(layout.QUARANTINE))
         self.sweep = Sweep(blobs, keep, records, staging, ours(layout.TRASH))
 
     @classmethod

@@ -188,6 +188,17 @@ class SourceStore:
             raise NotFoundError(f"{self._blobs.path / file} was removed by somebody else")
         return fd
 
+    def is_file(self, path: str) -> bool:
+        """Whether a regular file lies at ``path`` below ``manifests/``; False where it leads through links."""
+        parts = tuple(path.split("/"))
+        with ExitStack() as stack:
+            try:
+                folder = self._manifests and _below(stack, self._manifests, parts[:-1])
+                found = folder.stat(parts[-1]) if folder else None
+            except SyncdError:
+                return False
+        return found is not None and stat.S_ISREG(found.st_mode)
+
     def _load(self, path: tuple[str, ...]) -> SourceManifest:
         below = "/".join(path)
         name: ModelName | None = None

@@ -177,11 +177,17 @@ class Folder:
 
     def list(self) -> list[Entry]:
         """Everything in here, in no order, without a look at the files themselves."""
-        with translated(self.path), os.scandir(self.fd) as entries:
-            return [
-                Entry(entry.name, entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False))
-                for entry in entries
-            ]
+        with translated(self.path):
+            # Opened anew: a descriptor has one position, and two threads that read from it would each get a part.
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+            try:
+                with os.scandir(fd) as entries:
+                    return [
+                        Entry(entry.name, entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False))
+                        for entry in entries
+                    ]
+            finally:
+                os.close(fd)
 
     def read_file(self, name: str, limit: int) -> bytes | None:
         """The content of a file of at most ``limit`` bytes; None if there is none."""

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,12 @@ except NotAuthorisedError as error:
     assert f"{tmp_path}/mine: Permission denied" in out, err
     assert "sudo" in out
     assert NotAuthorisedError.exit_code == 4
+
+
+def test_two_who_list_a_folder_at_once_each_see_all_of_it(tmp_path: Path) -> None:
+    for number in range(2000):
+        (tmp_path / f"file{number}").touch()
+    with Folder.open(tmp_path) as folder, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: len(folder.list()), range(200)))
+
+    assert set(found) == {2000}

@@ -1,22 +1,15 @@
 """What the daemon costs: idle, when Prometheus asks, and when fifty clients follow one pull."""
 
 import http.client
-import json
-import os
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.figures import MB, Goal, Sample, Section, size_text
 from benchmarks.registries import docker_registry, reference
-from benchmarks.world import BenchmarkError, Blob, Model, World, free_port, manifest, small_blob
+from benchmarks.running import Daemon, daemon, pull
+from benchmarks.world import BenchmarkError, Blob, Model, World, manifest, small_blob
 
 _IDLE_MODELS = 100
 _IDLE_SECONDS = 60.0
@@ -30,51 +23,15 @@ _FOLLOWED_SHARE = 0.10
 _PATIENCE = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Daemon:
-    """A running ``syncd serve``."""
-
-    process: subprocess.Popen[bytes]
-    socket: Path
-    ops_port: int
-
-    def status(self) -> Any:
-        connection = _connection(self.socket)
-        try:
-            connection.request("GET", "/syncd/v1/status")
-            return json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
-
-    def processor_seconds(self) -> float:
-        """Of all its threads, to the nanosecond (proc(5), schedstat)."""
-        tasks = Path(f"/proc/{self.process.pid}/task")
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
-
-    def resident(self) -> int:
-        """Bytes."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise BenchmarkError("the daemon has no VmRSS")
-
-    def wait_until_published(self, number: int) -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while sum(one["state"] == "published" for one in self.status()["models"]) < number:
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise BenchmarkError(f"the daemon did not publish {number} models")
-            time.sleep(0.5)
-
-
 def measure(world: World) -> Iterator[Section]:
     """Each in a world of its own."""
-    with _small_models(world, _IDLE_MODELS) as names, _daemon(world, names) as daemon:
-        daemon.wait_until_published(_IDLE_MODELS)
-        idle = _idle(daemon)
+    with _small_models(world, _IDLE_MODELS) as names, daemon(world, names) as running:
+        running.wait_until_published(_IDLE_MODELS)
+        idle = _idle(running)
     world.say(f"idle: {idle[0] * 100:.3f} % of a core, {idle[1] / MB:.0f} MB")
-    with _small_models(world, _METRICS_MODELS) as names, _daemon(world, names) as daemon:
-        daemon.wait_until_published(_METRICS_MODELS)
-        metrics = Sample(tuple(_metrics_seconds(daemon) * 1000 for _ in range(_METRICS_ROUNDS)))
+    with _small_models(world, _METRICS_MODELS) as names, daemon(world, names) as running:
+        running.wait_until_published(_METRICS_MODELS)
+        metrics = Sample(tuple(_metrics_seconds(running) * 1000 for _ in range(_METRICS_ROUNDS)))
     world.say(f"/metrics: {metrics.spread('ms', 1)}")
     with world.model("big", world.size) as model:
         world.require(world.size)
@@ -83,15 +40,15 @@ def measure(world: World) -> Iterator[Section]:
     yield _section(world, idle, metrics, alone, followed)
 
 
-def _idle(daemon: _Daemon) -> tuple[float, int]:
+def _idle(running: Daemon) -> tuple[float, int]:
     time.sleep(10.0)  # what the start left to do
-    before, started = daemon.processor_seconds(), time.monotonic()
+    before, started = running.processor_seconds(), time.monotonic()
     time.sleep(_IDLE_SECONDS)
-    return (daemon.processor_seconds() - before) / (time.monotonic() - started), daemon.resident()
+    return (running.processor_seconds() - before) / (time.monotonic() - started), running.resident()
 
 
-def _metrics_seconds(daemon: _Daemon) -> float:
-    connection = http.client.HTTPConnection("127.0.0.1", daemon.ops_port, timeout=10)
+def _metrics_seconds(running: Daemon) -> float:
+    connection = http.client.HTTPConnection("127.0.0.1", running.ops_port, timeout=10)
     started = time.perf_counter()
     try:
         connection.request("GET", "/metrics")
@@ -110,40 +67,12 @@ def _followed(world: World, name: str) -> tuple[Sample, Sample]:
     for number in range(world.rounds + 1):
         for clients, found in seconds.items():
             world.touch_memory(world.size)
-            with _daemon(world, []) as daemon:
-                took = _pull(daemon, name, clients)
+            with daemon(world, []) as running:
+                took = pull(running, name, clients)
             world.say(f"{'warm-up' if number == 0 else f'round {number}'}: {clients} clients {took:.2f} s")
             if number:
                 found.append(took)
     return Sample(tuple(seconds[1])), Sample(tuple(seconds[_FOLLOWERS]))
-
-
-def _pull(daemon: _Daemon, name: str, clients: int) -> float:
-    """Seconds from the first client's request to its last line; every client must see the end."""
-    ends: list[str] = []
-
-    def follow() -> None:
-        connection = _connection(daemon.socket)
-        try:
-            body = json.dumps({"name": name})
-            connection.request("POST", "/syncd/v1/pull", body, {"Content-Type": "application/json"})
-            last = b""
-            for line in connection.getresponse():
-                last = line
-            ends.append(json.loads(last)["event"])
-        finally:
-            connection.close()
-
-    started = time.perf_counter()
-    threads = [threading.Thread(target=follow, name=f"client {number}") for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    took = time.perf_counter() - started
-    if ends != ["ended"] * clients:
-        raise BenchmarkError(f"not every client saw the end: {ends}")
-    return took
 
 
 @contextmanager
@@ -169,56 +98,6 @@ def _small_model(folder: Path, index: int) -> Model:
         files[blobs[kind].hex] = file
     weights: Blob = blobs["model"]
     return Model(f"small{index}", manifest(blobs["config"], (weights,)), weights, blobs["config"], files)
-
-
-@contextmanager
-def _daemon(world: World, names: Sequence[str]) -> Iterator[_Daemon]:
-    """A daemon on an empty store that is to hold these models."""
-    with world.fresh("daemon") as folder:
-        folder.mkdir()
-        control, port = folder / "run" / "syncd.sock", free_port()
-        settings = folder / "syncd.toml"
-        settings.write_text(
-            f'store = "{folder / "store"}"\n'
-            + "".join(f'[[models]]\nname = "{name}"\n' for name in names)
-            + f'[ops]\nlisten = "127.0.0.1:{port}"\n'
-        )
-        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        notify.bind(str(folder / "notify"))
-        notify.settimeout(30)
-        environ = {
-            **world.environ,
-            "SYNCD_CONFIG": str(settings),
-            "SYNCD_SOCKET": str(control),
-            "NOTIFY_SOCKET": str(folder / "notify"),
-        }
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "syncd.cli.main", "serve"], env=environ, stdout=log, stderr=log
-            )
-        try:
-            _wait_until_ready(notify, folder / "log")
-            yield _Daemon(process, control, port)
-        finally:
-            notify.close()
-            process.terminate()
-            process.wait(20)
-
-
-def _wait_until_ready(notify: socket.socket, log: Path) -> None:
-    try:
-        while b"READY=1" not in notify.recv(4096):
-            pass
-    except TimeoutError as error:
-        raise BenchmarkError(f"the daemon does not get ready: {log.read_text()[-2000:]}") from error
-
-
-def _connection(path: Path) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection("syncd", timeout=_PATIENCE)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(_PATIENCE)
-    connection.sock.connect(os.fspath(path))
-    return connection
 
 
 def _section(world: World, idle: tuple[float, int], metrics: Sample, alone: Sample, followed: Sample) -> Section:

@@ -57,8 +57,9 @@ def docker_registry(world: World, models: Sequence[Model]) -> Iterator[str]:
         for model in models:
             for digest, file in model.files.items():
                 place = root / "blobs/sha256" / digest[:2] / digest
-                place.mkdir(parents=True)
-                os.link(file, place / "data")
+                if not place.exists():  # models may share a blob
+                    place.mkdir(parents=True)
+                    os.link(file, place / "data")
                 link = root / "repositories" / model.repository / "_layers/sha256" / digest / "link"
                 link.parent.mkdir(parents=True)
                 link.write_text(f"sha256:{digest}")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import MIB, Goal, Sample, Section
-from benchmarks.registries import docker_registry, reference
 from benchmarks.running import Daemon, daemon, pull
 from benchmarks.world import BenchmarkError, World, free_port
+from tests.support.models import build_model
+from tests.support.registry import ScriptedRegistry
 
 _SERVERS = 8
 _SECONDS = 1.0
@@ -24,8 +25,8 @@ def measure(world: World) -> Iterator[Section]:
     """One model after another is pulled; each time from its tag's mtime to the eighth server's word."""
     found = []
     with ExitStack() as stack:
-        models = [stack.enter_context(world.model(f"m{number}", 4 * MIB)) for number in range(_ROUNDS + 1)]
-        host = stack.enter_context(docker_registry(world, models))
+        registry = stack.enter_context(ScriptedRegistry())
+        models = [registry.add(build_model(f"m{number}:7b", 4 * MIB, seed=number)) for number in range(_ROUNDS + 1)]
         store = world.folder / "daemon" / "store"
         ports: set[int] = set()
         while len(ports) < _SERVERS:
@@ -35,12 +36,12 @@ def measure(world: World) -> Iterator[Section]:
         )
         running = stack.enter_context(daemon(world, [], more=instances))
         stack.enter_context(_stand_ins(world, store, ports))
+        world.say("waiting until every server was seen up")
         _wait(running, lambda status: all(one["up"] for one in status["instances"]))
         for model in models:
-            name = reference(host, model)
-            pull(running, name, 1)
-            seen = _wait(running, lambda status, name=name: _served(status, name))
-            tag = store / "manifests" / host / model.repository / "latest"
+            pull(running, model.name, 1)
+            seen = _wait(running, lambda status, name=model.name: _served(status, name))
+            tag = store / "manifests" / registry.host / model.repository / model.tag
             found.append(seen - tag.stat().st_mtime)
             world.say(f"published to served on {_SERVERS}: {found[-1]:.3f} s")
     sample = Sample(tuple(found[1:]))

@@ -239,6 +239,15 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+@web.middleware
+async def loopback_names_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what goes by another name than this machine's: a web page that has had its own name rebound to us."""
+    hosts = request.headers.getall("Host", [])
+    if len(hosts) != 1 or not _is_loopback(_host_name(hosts[0])):
+        return web.Response(status=403, text="this listener does not go by that name\n")
+    return await handler(request)
+
+
 async def body(request: web.Request, kind: type[T], *, seconds: float) -> T:
     """The body of a request as a ``kind``; fields that it does not have are passed over.
 

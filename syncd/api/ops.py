@@ -7,6 +7,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from syncd.api.guard import loopback_names_only
+
 Reasons = Callable[[], Awaitable[tuple[str, ...]]]
 """Why something is not so; nothing means that it is."""
 
@@ -18,8 +20,11 @@ class Health(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
 
 
-def ops_app(registry: CollectorRegistry, *, unhealthy: Reasons, unready: Reasons) -> web.Application:
-    """``unhealthy``: why a restart might help; ``unready``: why nobody should count on it yet."""
+def ops_app(registry: CollectorRegistry, *, unhealthy: Reasons, unready: Reasons, loopback: bool) -> web.Application:
+    """``unhealthy``: why a restart might help; ``unready``: why nobody should count on it yet.
+
+    ``loopback``: it is for this host alone, so that requests by another name are none of its own.
+    """
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -31,7 +36,7 @@ def ops_app(registry: CollectorRegistry, *, unhealthy: Reasons, unready: Reasons
     async def readyz(_request: web.Request) -> web.Response:
         return _answer(await unready())
 
-    app = web.Application(client_max_size=1024)
+    app = web.Application(client_max_size=1024, middlewares=[loopback_names_only] if loopback else [])
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)

@@ -93,7 +93,9 @@ class Doors:
         if wanted is None:
             await self.close()
             return
-        app = ops_app(self._registry, unhealthy=self._health.unhealthy, unready=self._health.unready)
+        app = ops_app(
+            self._registry, unhealthy=self._health.unhealthy, unready=self._health.unready, loopback=wanted.is_loopback
+        )
         site = await tcp_site(app, wanted.host, wanted.port)
         await self.close()
         self._ops = (wanted, site)

@@ -50,6 +50,7 @@ _THREADS = 64 + 32  # one for each connection that settings may allow, and some 
 _STOP_WITHIN = 9.0  # seconds after which an end that hangs is forced
 _TIDY_EVERY = 6 * 3600.0  # seconds
 _ROOM = 0.1  # seconds until a manager that had no room for a message gets it again
+_TRIES = 100  # a manager that never reads must not keep later reloads from being heard
 _OPEN_AGAIN = 30.0  # seconds until another try at what new settings ask for and could not have
 _CREDENTIAL = "ollama_key"  # as the unit's LoadCredential= names it
 
@@ -319,7 +320,9 @@ class _Serving:
             asked = self._settings.revision
             async with self._new_in_force:
                 await self._new_in_force.wait_for(lambda: self._in_force >= asked)  # noqa: B023 - it ends here
-            while not self._notifier.ready(self._line()[1]):  # noqa: ASYNC110 - the manager makes no event
+            for _ in range(_TRIES):
+                if self._notifier.ready(self._line()[1]):
+                    break
                 await asyncio.sleep(_ROOM)
 
     def _fault(self) -> SyncdError | None:

@@ -9,7 +9,7 @@ from typing import Self
 from syncd.errors import ConfigurationError, NotAuthorisedError, NotFoundError
 from syncd.store import layout
 from syncd.store.blobs import BlobStore
-from syncd.store.files import Folder, new_token, same_file, translated
+from syncd.store.files import Folder, new_token, same_file, translated, write_all
 from syncd.store.intake import Intakes
 from syncd.store.leases import Leases
 from syncd.store.locks import Locks
@@ -106,11 +106,14 @@ class Store:
         self.close()
 
     def prove_writable(self) -> None:
-        """Raise ``SyncdError`` if no file can be made here: read-only, gone, no permission."""
+        """Raise ``SyncdError`` if nothing can be written here: read-only, full, gone, no permission."""
         name = layout.temporary_file(new_token())
-        with translated(self.path):
-            os.close(self._staging.create_file(name))
-        self._staging.unlink(name)
+        fd = self._staging.create_file(name)
+        try:
+            write_all(fd, (b"?",), 0, self.path)
+        finally:
+            os.close(fd)
+            self._staging.unlink(name)
 
     def blobs_stat(self) -> os.stat_result:
         """The folder ``blobs/``, by which this store is known again under another path."""

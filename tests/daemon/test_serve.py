@@ -1,6 +1,7 @@
 """``syncd serve`` as a process: what it tells systemd, what it shows, how it ends, and what it does after a bad end."""
 
 import hashlib
+import http.client
 import json
 import os
 import pwd
@@ -530,3 +531,18 @@ def test_a_crowd_of_pulls_is_bounded(daemon: RunningDaemon, registry: ScriptedRe
 
     assert statuses == [200] * 64 + [409] * 6
     assert len(running) == 64
+
+
+def test_a_page_that_rebinds_its_name_to_us_reads_no_metrics(daemon: RunningDaemon) -> None:
+    def status(host: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", daemon.ops_port, timeout=5)
+        try:
+            connection.request("GET", "/metrics", headers={"Host": host})
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    with daemon:
+        found = {host: status(host) for host in ("evil.example", "127.0.0.1.evil.example", "localhost", "[::1]:9811")}
+
+    assert found == {"evil.example": 403, "127.0.0.1.evil.example": 403, "localhost": 200, "[::1]:9811": 200}

@@ -83,7 +83,7 @@ def adopt_models(
         plan = adoption.plan(scans, adoption.look(store, scans) if store else adoption.NOTHING, way)
         view.plan(plan, dry_run=dry_run, delete=delete_source)
         if store is not None:
-            _warn_of_a_full_disk(plan, store, session)
+            warn_of_a_full_disk(plan, store, session)
         if dry_run or store is None:
             return _first_code(plan)
         code = _report_refused(plan, as_json=as_json)
@@ -161,7 +161,7 @@ async def adopt_all(plan: Plan, means: AdoptMeans, view: View) -> int:
     return code
 
 
-def _warn_of_a_full_disk(plan: Plan, store: Store, session: Session) -> None:
+def warn_of_a_full_disk(plan: Plan, store: Store, session: Session) -> None:
     """Say early what the models at the end of the plan would fail of."""
     needed, free, floor = plan.bytes_by(Way.COPY), store.free_bytes(), session.loaded.settings.min_free
     if needed and needed + floor > free:

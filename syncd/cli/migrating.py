@@ -98,6 +98,8 @@ def migrate(
         shared_folder = migration.look(store, record=not dry_run)
         way = chosen(store, desk, scans, delete=delete_source)
         plan = migration.plan(shared_folder, way, dry_run=dry_run)
+        if store is not None:
+            adopting.warn_of_a_full_disk(plan.adoption, store, session)
         if dry_run or store is None:
             return ExitCode.DONE
         return migration.run(plan, shared_folder, store, started)

@@ -1,5 +1,6 @@
 """The steps of ``syncd migrate``, in their order. Each finds out from the world what is left of it to do."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,7 +87,7 @@ class Migration:
         """What is to be done, told."""
         made = plan(shared, self.scans, self.wanted, way)
         models = [
-            Served(name, digest, time.time() if name in made.renewed else None) for name, digest in made.served.items()
+            Served(name, digest, math.inf if name in made.renewed else None) for name, digest in made.served.items()
         ]
         told = migrations.planned(
             made,
@@ -217,7 +218,7 @@ class Migration:
                 one.name,
                 one.manifest.digest,
                 # Whoever was proved before now may have been proved with the bytes that were wrong.
-                time.time() if one.name in made.renewed else _renewed(store, one),
+                math.inf if one.name in made.renewed else _renewed(store, one),
             )
             for one in _published(store)
             if one.manifest.weights

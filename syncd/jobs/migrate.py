@@ -218,6 +218,8 @@ async def quarantine_unmended(store: Store, plan: Plan, tell: Callable[[Quaranti
         if blob.blob.digest in there:
             taken = await in_thread(_take_blob, store, CorruptBlob(blob.blob, replaced=False))
             tell(Quarantined(f"blobs/{blob_file(blob.blob.digest)}", blob.blob.why, taken))
+    with await _alone(store):
+        await in_thread(store.models.remove_empty_folders)  # a server on a read-only mount does not start beside one
     return tuple(lost)
 
 

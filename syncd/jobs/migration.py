@@ -230,7 +230,8 @@ class ServerView:
 class Served:
     """A model that servers have to serve. ``digest``: None: only the registry knows it.
 
-    ``renewed``: when right weights took the place of wrong ones under the same digest; None: they never did.
+    ``renewed``: when right weights took the place of wrong ones under the same digest, infinity for "just now or soon";
+    None: they never did.
     """
 
     name: ModelName
@@ -274,4 +275,4 @@ def _may_hold_old_bytes(standing: Standing, model: Served) -> bool:
         return False
     if standing.proved is None:
         return standing.word == "loaded"
-    return standing.proved < int(model.renewed)
+    return standing.proved + 1 <= model.renewed  # proofs are told to the second

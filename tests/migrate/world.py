@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tests.adopt.world import blob_file, lay, tag_file
-from tests.support.daemon import ROOT, RunningDaemon
+from tests.support.daemon import ROOT, RunningDaemon, eventually
 from tests.support.models import Model, five_models, model_from
+from tests.support.ollama_servers import ask
 from tests.support.registry import ScriptedRegistry
 from tests.support.standin import StandIn
 
@@ -84,6 +87,26 @@ class Host:
     def published(self) -> dict[str, str]:
         return {model.name: model.digest for model in self.models}
 
+    @property
+    def published_names(self) -> list[str]:
+        return [model.name for model in self.models]
+
+    def use(self, server: StandIn, model: str) -> None:
+        """As any user."""
+        answer = ask(server, "/api/generate", {"model": model, "prompt": "hello", "stream": False})
+        assert answer.status == 200, answer.body
+
+    def wait_until_loaded(self, server: str, model: str) -> None:
+        """Until the daemon has seen it."""
+        daemon = self.daemon
+        assert daemon is not None
+
+        def seen() -> bool:
+            one = next(one for one in daemon.status()["instances"] if one["name"] == server)
+            return any((each["name"], each["state"]) == (model, "loaded") for each in one["models"])
+
+        eventually(seen)
+
     def ruin(self) -> None:
         """Make it so."""
         self.models = [replace(model, name=self.registry.add(model).name) for model in five_models(WEIGHTS)]
@@ -101,9 +124,11 @@ class Host:
         flip(blob_file(self.copies[1], absent.weights))
 
     def command(self, *more: str, wanted: Sequence[str] | None = None) -> list[str]:
+        """The copies for sources, all models wanted unless ``wanted`` says otherwise."""
         names = wanted if wanted is not None else [model.name for model in self.models]
         asked = [argument for name in names for argument in ("--model", name)]
-        return [*SYNCD, "migrate", "--json", *asked, *more]
+        sources = [str(copy) for copy in self.copies if copy.exists()]
+        return [*SYNCD, "migrate", "--json", *sources, *asked, *more]
 
     def environment(self) -> dict[str, str]:
         if self.daemon is not None:
@@ -112,9 +137,9 @@ class Host:
         return {**home, "SYNCD_STORE": str(self.store), "XDG_RUNTIME_DIR": str(self.folder)}
 
     def migrate(self, *more: str, wanted: Sequence[str] | None = None) -> Done:
-        """Run it to its end, with both copies for sources."""
+        """Run it to its end."""
         ended = subprocess.run(
-            self.command(*map(str, self.copies), *more, wanted=wanted),
+            self.command(*more, wanted=wanted),
             env=self.environment(),
             capture_output=True,
             text=True,
@@ -124,21 +149,28 @@ class Host:
         )
         return Done(ended.returncode, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
 
-    def migrate_and_die(self, seconds: float) -> bool:
-        """Run it, and kill it so long after its start; whether it was killed before its end."""
-        process = subprocess.Popen(
-            self.command(*map(str, self.copies)),
+    def start(self) -> subprocess.Popen[str]:
+        """Run it, and do not wait."""
+        return subprocess.Popen(
+            self.command(),
             env=self.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd=ROOT,
+            text=True,
         )
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait(10)
-        return process.returncode == -signal.SIGKILL
+
+    def migrate_and_die(self, event: int) -> bool:
+        """Run it, and kill it at the event of this number (from 1 on, progress aside); whether it came so far."""
+        process = self.start()
+        with process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                event -= json.loads(line)["event"] != "progress"
+                if event == 0:
+                    process.send_signal(signal.SIGKILL)
+                    return True
+        return False
 
     def quarantined(self) -> list[str]:
         """The names of what lies there, without their tokens."""
@@ -166,9 +198,17 @@ def ruined(folder: Path, registry: ScriptedRegistry) -> Iterator[Host]:
 
 
 @contextmanager
-def with_daemon(folder: Path, registry: ScriptedRegistry, *, servers: int = SERVERS, more: str = "") -> Iterator[Host]:
-    """The host, its servers, and a daemon that wants no models by itself."""
-    with ruined(folder, registry) as host, ExitStack() as stack:
+def with_daemon(
+    folder: Path, registry: ScriptedRegistry, *, servers: int = SERVERS, more: str = "", prepared: Host | None = None
+) -> Iterator[Host]:
+    """The host, its servers, and a daemon that wants no models by itself, unless ``more`` settings say so.
+
+    ``prepared``: a host that there is already; it is moved here.
+    """
+    if prepared is not None:
+        prepared.folder.rename(folder)
+        prepared = replace(prepared, folder=folder)
+    with nullcontext(prepared) if prepared else ruined(folder, registry) as host, ExitStack() as stack:
         host.servers = [stack.enter_context(StandIn(host.store, prune=False)) for _ in range(servers)]
         host.daemon = RunningDaemon(folder, settings_for(host.servers) + more)
         try:
@@ -183,4 +223,25 @@ def settings_for(servers: Sequence[StandIn]) -> str:
         f'[[instances]]\nname = "gpu-{number}"\nurl = "{server.url}"\nprove = "always"\n'
         for number, server in enumerate(servers)
     ]
-    return "".join(tables) + '[reload]\nsettle = "1s"\n'
+    return "".join(tables) + '[reload]\nsettle = "1s"\n[probes]\nevery = "1s"\n'
+
+
+@contextmanager
+def requests(host: Host, model: str) -> Iterator[list[int]]:
+    """One request after another to each server while it is entered; their statuses."""
+    statuses: list[int] = []
+    ended = threading.Event()
+
+    def ask_on(server: StandIn) -> None:
+        while not ended.wait(0.02):
+            body = {"model": model, "prompt": "hello", "stream": False}
+            statuses.append(ask(server, "/api/generate", body).status)
+
+    with ThreadPoolExecutor(len(host.servers)) as pool:
+        running = [pool.submit(ask_on, server) for server in host.servers]
+        try:
+            yield statuses
+        finally:
+            ended.set()
+            for one in running:
+                one.result(timeout=20)

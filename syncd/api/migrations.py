@@ -1,6 +1,7 @@
-"""What ``migrate --json`` writes: ``plan``, then ``step`` before each step with the events of that step, ``migrated``.
+"""What ``migrate --json`` writes: ``plan`` (after the ``step`` that hashes), the other steps, and ``migrated``.
 
-The steps' own events are those of ``adopt``, ``pull``, ``verify`` and ``reload``. Shapes are kept as in ``api.events``.
+Each step begins with ``step``, and its events follow: ``adopt``, ``pull``, ``verify`` and ``reload`` write the same.
+Shapes are kept as in ``api.events``.
 """
 
 from collections.abc import Sequence

@@ -13,6 +13,7 @@ from syncd.jobs.migrate import Quarantined, Taken
 from syncd.jobs.migration import Plan
 from syncd.text import printable, size
 
+_STUB = "hosted elsewhere"  # the only models that servers are not asked for
 _MARKS = {"served": "served", "loaded": "loaded", "hosted": "hosted"}
 _STEPS = {
     "hash": "hashing what lies in the store",
@@ -145,7 +146,7 @@ def end_text(told: Migrated) -> str:
         rows = [["SERVER", "CONNECTION", *map(printable, told.models)]]
         for server in told.servers:
             cells = {one.name: cell_text(one) for one in server.models}
-            rows.append([server.name, _connection(server), *(cells.get(name, "✗ missing") for name in told.models)])
+            rows.append([server.name, _connection(server), *(cells.get(name, _STUB) for name in told.models)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         text = "".join(
             "    ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"

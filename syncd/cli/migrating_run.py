@@ -2,19 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from syncd.api import events, migrations, v1
 from syncd.cli import adopting, adopting_page, running
-from syncd.cli.adopting_page import View as AdoptView
 from syncd.cli.checking import fault_line, watch
 from syncd.cli.failure import report
 from syncd.cli.here import Here
+from syncd.cli.migrating_adopting import Adopting
 from syncd.cli.migrating_page import View
+from syncd.cli.migrating_servers import ended_on, failures, server_view
 from syncd.cli.place import Limits
 from syncd.cli.pulling import view_for
 from syncd.cli.pulling_here import pull
@@ -22,12 +21,10 @@ from syncd.cli.session import Session
 from syncd.cli.there import There
 from syncd.daemon.access import Access
 from syncd.errors import ExitCode, IntegrityError, SyncdError
-from syncd.jobs import adoption
-from syncd.jobs.adopt import Adopted, AdoptMeans
+from syncd.jobs.adopt import AdoptMeans
 from syncd.jobs.adoption import Chosen, Decision
 from syncd.jobs.migrate import quarantine, quarantine_unmended, survey, unverified
-from syncd.jobs.migration import Plan, Served, ServerView, Shared, Standing, is_proved, plan, server_work
-from syncd.jobs.progress import PullProgress
+from syncd.jobs.migration import Plan, Served, ServerView, Shared, plan, server_work
 from syncd.oci.name import ModelName, Reference
 from syncd.store import layout
 from syncd.store.blobs import BlobStatus
@@ -35,16 +32,10 @@ from syncd.store.hands import SourceDesk
 from syncd.store.models import StoredModel
 from syncd.store.quarantine import used_bytes
 from syncd.store.root import Store
-from syncd.store.source import Forgotten, Scan, SourceStore
+from syncd.store.source import Scan, SourceStore
 
 HINT = "run the same command again to go on where it stopped"
 Step = Literal["hash", "quarantine", "adopt", "pull", "verify", "servers"]
-
-
-class ServerFailedError(SyncdError):
-    """A server does not serve what it should."""
-
-    exit_code = ExitCode.SERVER_FAILED
 
 
 class UnmendedError(IntegrityError):
@@ -159,7 +150,7 @@ class Migration:
         self._step("adopt")
         floor = self.session.loaded.settings.min_free
         means = AdoptMeans(store=store, desk=self.desk, floor=floor, delete=self.delete)
-        shown = _Adopting(adopting_page.view(quiet=self.quiet, as_json=self.as_json), self.session.notice)
+        shown = Adopting(adopting_page.view(quiet=self.quiet, as_json=self.as_json), self.session.notice)
         chosen = made.adoption if self.delete else replace(made.adoption, models=tuple(taking))
         with shown:
             # What is not taken may be pulled yet: how it ends is judged by what is there then.
@@ -234,15 +225,9 @@ class Migration:
             if server.prove:
                 self._ask(server.server, server.prove, results, prove=True)
         views = self._servers()
-        ended = tuple(_ended(one, models, results) for one in views)
-        bad = [(one, model) for one in ended for model in one.models if not model.proved and not _fine(model.state)]
-        for one, model in bad:
-            self._failed(
-                ServerFailedError(
-                    f"{one.name} does not serve {model.name}: {model.reason or one.error or model.state}",
-                    hint="run the same command again once the server is well",
-                )
-            )
+        ended = tuple(ended_on(one, models, results) for one in views)
+        for error in failures(ended):
+            self._failed(error)
         return ended
 
     def _ask(
@@ -265,53 +250,6 @@ class Migration:
         return all(one.state == "done" for one in ended.rollouts)
 
 
-class _Adopting:
-    """A view of an adoption that counts what the sources lost, and keeps what failed: that may be pulled yet."""
-
-    def __init__(self, shown: AdoptView, notice: Callable[[str], None]) -> None:
-        self._shown = shown
-        self._notice = notice
-        self.freed = 0
-        self.failures: dict[str, SyncdError] = {}
-
-    def __enter__(self) -> Self:
-        self._shown.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._shown.__exit__(kind, error, traceback)
-
-    def plan(self, plan: adoption.Plan, *, dry_run: bool, delete: bool) -> None:
-        self._shown.plan(plan, dry_run=dry_run, delete=delete)
-
-    def show(self, progress: PullProgress) -> None:
-        self._shown.show(progress)
-
-    def adopted(self, ended: Adopted) -> None:
-        self.freed += ended.freed
-        self._shown.adopted(ended)
-
-    def failed(self, reference: Reference, error: SyncdError) -> None:
-        self.failures[reference.name.folded] = error
-        self._notice(error.message)
-
-    def swept(self, taken: Sequence[Forgotten]) -> None:
-        self.freed += sum(one.size for one in taken)
-        self._shown.swept(taken)
-
-
-def server_view(told: v1.InstanceInfo) -> ServerView:
-    """A server as the plan sees it."""
-    models = {}
-    for one in told.models:
-        proved = None if one.proved is None else datetime.fromisoformat(one.proved).timestamp()
-        standing = Standing(one.digest, one.state, proved, one.stale, one.message or one.reason)
-        models[ModelName.parse(one.name).folded] = standing
-    return ServerView(told.name, told.url, told.up, told.version, told.error, models)
-
-
 def is_whole(store: Store, wanted: Reference) -> bool:
     """Whether the store has it, in the version that is wanted, with every blob hashed."""
     name = store.models.find(wanted.name)
@@ -322,27 +260,6 @@ def is_whole(store: Store, wanted: Reference) -> bool:
     if not manifest or wanted.digest not in {None, manifest.digest}:
         return False
     return all(store.blobs.look(blob)[0] is BlobStatus.STORED for blob in manifest.blobs)
-
-
-def _ended(
-    view: ServerView, models: Iterable[Served], results: Mapping[tuple[str, str], v1.ReloadTried]
-) -> migrations.MigratedServer:
-    """How a server stands in the end: what was just tried knows better than the daemon's last look."""
-    rows = []
-    for model in models:
-        standing = view.models.get(model.name.folded)
-        tried = results.get((view.name, str(model.name)))
-        current = standing if standing is not None and standing.digest == str(model.digest) else None
-        proved = tried.result == "proved" if tried else is_proved(current, model)
-        state = tried.result if tried else current.word if current else "missing"
-        reason = tried.reason if tried else current.reason if current else None
-        rows.append(migrations.ModelOnServer(str(model.name), state, proved, reason))
-    return migrations.MigratedServer(view.name, view.url, view.up, view.version, view.error, tuple(rows))
-
-
-def _fine(state: str) -> bool:
-    """Served, where a proof is not allowed."""
-    return state in {"served", "loaded", "hosted"}
 
 
 def _published(store: Store) -> list[StoredModel]:

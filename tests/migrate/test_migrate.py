@@ -67,11 +67,12 @@ def test_after_it_every_model_is_proved_on_all_eight_servers(tmp_path: Path, reg
         assert again.steps == ["hash"], "there was nothing to do"
         assert seen_by_servers(host) == before
         assert not any(server.loads or server.requests("/api/generate") for server in host.servers)
-        assert again.end["servers"] == done.end["servers"]
+        assert [standing(server) for server in again.end["servers"]] == [{True}] * 8
 
 
 def test_what_is_done_is_what_the_dry_run_said(tmp_path: Path, registry: ScriptedRegistry) -> None:
-    with with_daemon(tmp_path / "host", registry, servers=2) as host:
+    # Nothing is proved by the daemon itself between the two.
+    with with_daemon(tmp_path / "host", registry, servers=2, prove="never") as host:
         shutil.rmtree(host.copies[1])  # what is corrupt in a source shows when it is taken, and not before
         host.copies[1].joinpath("blobs").mkdir(parents=True)
         before = seen_by_servers(host)
@@ -137,6 +138,23 @@ def test_what_did_not_belong_there_lies_in_the_quarantine(spoilt: Host) -> None:
     assert names == sorted(["12345.tmp", f"sha256-{'0' * 64}", blob, f"{partial}-partial", f"{partial}-partial-0"])
     (kept,) = spoilt.quarantine.glob(f"{blob}.*")
     assert kept.read_bytes() == bytes_of_it
+
+
+def test_a_blob_that_rotted_behind_its_record_is_found_and_replaced(spoilt: Host) -> None:
+    spoilt.migrate()
+    rotten = blob_file(spoilt.store, spoilt.models[0].weights)
+    before = rotten.stat()
+    rotten.chmod(0o644)
+    flip(rotten)
+    rotten.chmod(0o444)
+    os.utime(rotten, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    said = spoilt.migrate("--dry-run")
+    done = spoilt.migrate()
+
+    assert said.plan["quarantine"] == done.plan["quarantine"] != []
+    assert done.code == 0, done.errors
+    assert assert_store_whole(spoilt.store) == spoilt.published
 
 
 def test_the_sources_are_only_read(spoilt: Host) -> None:
@@ -268,7 +286,8 @@ def test_a_server_that_is_down_is_told_and_the_others_are_proved(tmp_path: Path,
         again = host.migrate()
 
     assert again.code == 0, again.errors
-    assert {line["instance"] for line in again.of("tried")} == {"gpu-1"}
+    assert {line["instance"] for line in again.of("tried")} <= {"gpu-1"}, "the daemon may have proved it by itself"
+    assert [standing(server) for server in again.end["servers"]] == [{True}] * 3
 
 
 def test_who_has_corrupt_weights_loaded_loads_the_right_ones(tmp_path: Path, registry: ScriptedRegistry) -> None:

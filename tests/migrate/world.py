@@ -199,7 +199,13 @@ def ruined(folder: Path, registry: ScriptedRegistry) -> Iterator[Host]:
 
 @contextmanager
 def with_daemon(
-    folder: Path, registry: ScriptedRegistry, *, servers: int = SERVERS, more: str = "", prepared: Host | None = None
+    folder: Path,
+    registry: ScriptedRegistry,
+    *,
+    servers: int = SERVERS,
+    prove: str = "always",
+    more: str = "",
+    prepared: Host | None = None,
 ) -> Iterator[Host]:
     """The host, its servers, and a daemon that wants no models by itself, unless ``more`` settings say so.
 
@@ -210,7 +216,7 @@ def with_daemon(
         prepared = replace(prepared, folder=folder)
     with nullcontext(prepared) if prepared else ruined(folder, registry) as host, ExitStack() as stack:
         host.servers = [stack.enter_context(StandIn(host.store, prune=False)) for _ in range(servers)]
-        host.daemon = RunningDaemon(folder, settings_for(host.servers) + more)
+        host.daemon = RunningDaemon(folder, settings_for(host.servers, prove) + more)
         try:
             with host.daemon:
                 yield host
@@ -218,9 +224,9 @@ def with_daemon(
             host.daemon.stop(signal.SIGKILL)
 
 
-def settings_for(servers: Sequence[StandIn]) -> str:
+def settings_for(servers: Sequence[StandIn], prove: str) -> str:
     tables = [
-        f'[[instances]]\nname = "gpu-{number}"\nurl = "{server.url}"\nprove = "always"\n'
+        f'[[instances]]\nname = "gpu-{number}"\nurl = "{server.url}"\nprove = "{prove}"\n'
         for number, server in enumerate(servers)
     ]
     return "".join(tables) + '[reload]\nsettle = "1s"\n[probes]\nevery = "1s"\n'

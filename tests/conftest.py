@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.docker_registry import BINARY, DockerRegistry
+from tests.support.ollama_binary import VARIABLE, OllamaBinary
 from tests.support.registry import ScriptedRegistry
 
 # Who starts the tests in the background may have these ignored, and every process that a test starts would inherit it.
@@ -32,6 +34,20 @@ _SHARED = ("tests/systemd/", "tests/docker/")  # what a booted machine and a Doc
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneMachine:
     # Not xdist's own groups: xdist 3.8 does not see them under pytest 9.
     return OneMachine(config, log)
+
+
+def pytest_report_header() -> str:
+    """Said once and not for every test: no binary of it can be in the repository."""
+    if OllamaBinary.path() is None:
+        return f"{VARIABLE} names no Ollama server: the stand-in for it is not held against a real one"
+    return f"the stand-in for Ollama and {OllamaBinary.path()} are held to one contract"
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_new() -> Iterator[None]:
+    """What a command that ran in this process made of the logs is not for the next test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ollama_binary import VARIABLE, OllamaBinary
+from tests.support.ollama_binary import OllamaBinary
 from tests.support.ollama_servers import Server, Start
 from tests.support.standin import StandIn
 
+_KINDS = ["stand-in"] if OllamaBinary.path() is None else ["stand-in", "ollama"]
 
-@pytest.fixture(params=["stand-in", "ollama"])
+
+@pytest.fixture(params=_KINDS)
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     """Starts servers of the kind at hand, over stores of the test's choice."""
     running: list[Server] = []
-    if request.param == "ollama" and OllamaBinary.path() is None:
-        pytest.skip(f"{VARIABLE} names no Ollama server: the stand-in is not held against a real one")
 
     def begin(store: Path, *, prune: bool = True) -> Server:
         server: Server

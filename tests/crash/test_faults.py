@@ -160,7 +160,8 @@ def _at_each_call(scene: Scene, kind: str, fault: Fault, story: _Story) -> None:
         shutil.rmtree(store, ignore_errors=True)
     print(f"{covered} points: {fault.name} at {kind}")
     assert not failures, "\n\n".join(failures)
-    assert covered >= len(wanted)
+    # How many pieces a blob's bytes come in, the network decides anew in every run: one at least for each blob.
+    assert covered >= (len({call.paths for call in calls}) if kind == "pwritev2" else len(wanted))
 
 
 def _assert_ended_well(scene: Scene, store: Path, ending: Ending) -> None:

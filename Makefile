@@ -8,8 +8,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# xdist's workers: the crash tests are bound by the processor, so one for each.
-WORKERS ?= auto
+# xdist's workers: one more than there are cores, since booted machines, containers and servers are mostly waited for.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system demo test lint format bench install uninstall clean

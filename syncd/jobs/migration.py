@@ -274,5 +274,6 @@ def _may_hold_old_bytes(standing: Standing, model: Served) -> bool:
     if model.renewed is None:
         return False
     if standing.proved is None:
-        return standing.word == "loaded"
+        # A server that failed to show it may have it in memory all the same.
+        return standing.word in {"loaded", "loading", "failing"}
     return standing.proved + 1 <= model.renewed  # proofs are told to the second

@@ -248,6 +248,7 @@ NAME = ModelName.parse("one:1b")
         (on(ONE, "proved", proved=100.0), 200.5, [ServerWork("gpu-0", (NAME,), ())]),
         (on(ONE, "proved", proved=200.0), 200.5, []),
         (on(ONE, "loaded"), 200.5, [ServerWork("gpu-0", (NAME,), ())]),
+        (on(ONE, "failing"), 200.5, [ServerWork("gpu-0", (NAME,), ())]),
         (on(ONE, "served"), 200.5, [ServerWork("gpu-0", (), (NAME,))]),
     ],
     ids=[
@@ -259,6 +260,7 @@ NAME = ModelName.parse("one:1b")
         "proved before its bytes were replaced",
         "proved since",
         "loaded, perhaps before its bytes were replaced",
+        "cannot be shown, and may be loaded all the same",
         "not loaded when its bytes were replaced",
     ],
 )

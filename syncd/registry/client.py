@@ -133,11 +133,17 @@ class RegistryClient:
             landed.answer.close()
 
     async def _from_any(self, host: str, avoid: frozenset[str], ask: Callable[[Site], Awaitable[T]]) -> T:
-        """The first good answer of the endpoints of ``host``, else the most telling of their errors."""
+        """The first good answer of the endpoints of ``host``, else the most telling of their errors.
+
+        Those to ``avoid`` come last, and only if no other one can be reached.
+        """
         everywhere = sites(host, self._configs, self._default)
-        wanted = [site for site in everywhere if site.endpoint.source not in avoid] or everywhere
+        wanted = self._health.ordered([site for site in everywhere if site.endpoint.source not in avoid])
+        rest = self._health.ordered([site for site in everywhere if site.endpoint.source in avoid])
         failures: list[tuple[Site, SyncdError]] = []
-        for site in self._health.ordered(wanted):
+        for site in (*wanted, *rest):
+            if site in rest and any(not isinstance(error, RegistryUnavailableError) for _, error in failures):
+                break
             try:
                 result = await ask(site)
             except SyncdError as error:

@@ -225,6 +225,19 @@ async def test_after_a_flipped_byte_another_source_is_asked(
     assert_store_whole(store_path)
 
 
+async def test_a_mirror_that_lied_once_is_asked_again_where_the_origin_is_away(
+    registry: ScriptedRegistry, large: ModelHandle, store_path: Path
+) -> None:
+    with ScriptedRegistry() as mirror:
+        mirror.add(synthetic_model(weights_bytes=4 * CHUNK_SIZE + 12345))
+        mirror.flip(5, digest=large.weights, times=1)
+        registry.stop()
+
+        await pulled(large.name, store_path, configs={registry.host: RegistryConfig(mirrors=(mirror.url,))})
+
+        assert mirror.bytes_served(large.weights) == 2 * large.weights_size
+
+
 async def test_a_mirror_comes_first_and_the_origin_is_asked_for_nothing(
     registry: ScriptedRegistry, large: ModelHandle, store_path: Path
 ) -> None:

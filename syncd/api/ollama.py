@@ -14,7 +14,7 @@ from syncd.api.guard import Door, body, peer
 from syncd.api.library import Library
 from syncd.api.ports import Service
 from syncd.api.pull_lines import Progress, PullLines
-from syncd.api.streams import LargeAnswers, Stream, Streams, ended, follow
+from syncd.api.streams import LargeAnswers, Stream, Streams, follow
 from syncd.errors import InvalidNameError, NotFoundError, SyncdError
 from syncd.jobs.board import Job, JobView
 from syncd.oci.name import ModelName, Reference
@@ -135,7 +135,7 @@ class Ollama:
         return await self._streams.run(request, tell, farewell=farewell)
 
     async def _at_the_end(self, job: Job) -> web.Response:
-        view = await ended(job)
+        view = await job.ended()
         if view.outcome is None:
             return answer({"error": self._failure(view)}, status=500)
         return answer(Progress("success"))

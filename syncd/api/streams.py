@@ -6,6 +6,7 @@ at all is dropped. Nothing here slows what is being followed.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 from aiohttp import web
@@ -16,7 +17,7 @@ from syncd.text import printable
 
 log = structlog.get_logger()
 
-PAUSE = 0.1
+PAUSE = 0.25
 """Seconds between two moments that a follower gets, at least."""
 
 _FAREWELL_SECONDS = 0.2
@@ -132,26 +133,14 @@ class LargeAnswers:
         return response
 
 
-async def ended(job: Job) -> JobView:
-    """Wait for the end of a job."""
-    view = job.view
-    while view.state is JobState.RUNNING:
-        view = await job.changed(view.revision)
-    return view
-
-
 async def follow(job: Job, send: Callable[[JobView], Awaitable[None]]) -> JobView:
     """Hand each newest moment of a running job to ``send``, at most one in ``PAUSE``; return its end."""
-    loop = asyncio.get_running_loop()
     view = job.view
     while view.state is JobState.RUNNING:
         await send(view)
-        again = loop.time() + PAUSE
+        # What comes meanwhile wakes nobody but the end: with many followers that would cost the pull its speed.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE):
+                await job.ended()
         view = await job.changed(view.revision)
-        while view.state is JobState.RUNNING and loop.time() < again:
-            try:
-                async with asyncio.timeout_at(again):
-                    view = await job.changed(view.revision)
-            except TimeoutError:
-                view = job.view
     return view

@@ -66,6 +66,7 @@ class Job:
     def __init__(self, view: JobView) -> None:
         self.view = view
         self._waiting: set[asyncio.Future[None]] = set()
+        self._over = asyncio.Event()
 
     async def changed(self, after: int) -> JobView:
         """Wait until there is a newer moment than revision ``after``; an ended job stays as it is."""
@@ -78,9 +79,16 @@ class Job:
                 self._waiting.discard(waiter)
         return self.view
 
+    async def ended(self) -> JobView:
+        """Wait until it runs no more."""
+        await self._over.wait()
+        return self.view
+
     def become(self, **changes: object) -> None:
         """The next moment. For the board."""
         self.view = replace(self.view, revision=self.view.revision + 1, **changes)  # type: ignore[arg-type]  # fields by name
+        if self.view.state is not JobState.RUNNING:
+            self._over.set()
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)

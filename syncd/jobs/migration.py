@@ -255,7 +255,8 @@ def server_work(servers: Iterable[ServerView], models: Sequence[Served]) -> tupl
         reload, prove = [], []
         for model in models:
             standing = server.models.get(model.name.folded)
-            if standing is not None and (standing.stale or _may_hold_old_bytes(standing, model)):
+            # Who is down has nothing in memory: what it loads when it is back is right.
+            if server.up and standing is not None and (standing.stale or _may_hold_old_bytes(standing, model)):
                 reload.append(model.name)
             elif not is_proved(standing, model):
                 prove.append(model.name)

@@ -55,8 +55,10 @@ def test_after_it_every_model_is_proved_on_all_eight_servers(tmp_path: Path, reg
         assert [standing(server) for server in done.end["servers"]] == [{True}] * 8
         assert all(server["up"] for server in done.end["servers"])
         assert done.steps == ["hash", "quarantine", "adopt", "pull", "verify", "servers"]
-        tried = [line["instance"] for line in done.of("tried")]
-        assert tried == sorted(tried), "one server after another"
+        turns = [instance for instance, _ in itertools.groupby(line["instance"] for line in done.of("tried"))]
+        assert turns[-8:] == sorted(set(turns)), "one server after another"
+        # Who could not show the corrupt model just then loads it anew, before anything is proved.
+        assert turns[:-8] == sorted(set(turns[:-8]))
 
         before = seen_by_servers(host)
         for server in host.servers:

@@ -14,6 +14,7 @@ from syncd.api.connections import Limits
 from syncd.api.events import Failed
 from syncd.api.guard import Door, body, guard, peer, remember_names
 from syncd.api.ollama import Ollama
+from syncd.api.operating import Operating
 from syncd.api.ports import Service
 from syncd.api.streams import Stream, Streams, follow
 from syncd.errors import NotFoundError, SyncdError
@@ -39,6 +40,7 @@ def control_app(service: Service, door: Door, *, limits: Limits | None = None) -
     app.on_shutdown.append(streams.close)
     app.add_routes(Ollama(service, door, streams, body_seconds=limits.body).routes())
     app.add_routes(Control(service, door, streams, body_seconds=limits.body).routes())
+    app.add_routes(Operating(service.desk, door, streams, body_seconds=limits.body).routes())
     return app
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from syncd.api import v1
+from syncd.api.operation import Desk
 from syncd.jobs.board import Board, Job
 from syncd.jobs.collect import CollectionPlan
 from syncd.jobs.remove import Removal
@@ -54,6 +55,9 @@ class Service(Protocol):
 
         It goes on when nobody reads that any more.
         """
+
+    def desk(self, by: str) -> Desk:
+        """What operations work with that ``by`` asks for."""
 
     def events(self) -> AsyncIterator[v1.Event]:
         """What happens from now on. A reader who is too slow loses the oldest; a heartbeat comes every 15 s."""

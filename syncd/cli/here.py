@@ -4,7 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from syncd.api import events
 from syncd.api.catalogue import Listing, Shown, describe, listing
@@ -16,8 +18,12 @@ from syncd.oci.name import ModelName, Reference
 # A listing waits for nothing that it does not need. What is needed is imported before the store is opened: root has
 # become its owner then, who may not be able to read a Python that lies in root's home.
 if TYPE_CHECKING:
+    from syncd.api.operation import Operation, Tell
     from syncd.api.v1 import Cancelled, ReloadEnded, ReloadRequest, ReloadTried, Status
     from syncd.cli.render import PullView
+
+A = TypeVar("A", bound=msgspec.Struct)
+E = TypeVar("E", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,16 @@ class Here:
     """Implements ``Place``."""
 
     session: Session
+
+    def operate(self, operation: "Operation[A, E]", asked: A, tell: "Tell", *, hint: str | None = None) -> E:
+        """Do it in this process."""
+        from syncd.cli import running  # noqa: PLC0415 - see above
+        from syncd.cli.desk import OwnDesk  # noqa: PLC0415 - see above
+        from syncd.cli.pulling_here import access_for  # noqa: PLC0415 - see above
+
+        access = access_for(self.session, ())
+        with self.session.open_store(writes=operation.writes(asked)) as store:
+            return running.run(operation.run(OwnDesk(self.session, store, access), asked, tell), hint=hint)
 
     def listing(self) -> Listing:
         """What is visible."""

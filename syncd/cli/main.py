@@ -25,6 +25,7 @@ _COMMANDS = {
     "rm": "syncd.cli.removing:rm",
     "verify": "syncd.cli.checking:verify",
     "gc": "syncd.cli.removing:gc",
+    "history": "syncd.cli.history:history",
     "adopt": "syncd.cli.adopting:adopt_models",
     "migrate": "syncd.cli.migrating:migrate",
     "status": "syncd.cli.status:status",

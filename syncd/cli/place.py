@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
 
 from syncd.api.events import Collected, FaultFound, Removed, Verified, Verifying
 from syncd.cli.session import Session
@@ -16,9 +18,13 @@ from syncd.oci.name import ModelName, Reference
 
 if TYPE_CHECKING:  # a listing waits neither for what pulls look like nor for what the daemon says of itself
     from syncd.api.catalogue import Listing, Shown
+    from syncd.api.operation import Operation, Tell
     from syncd.api.v1 import Cancelled, ReloadEnded, ReloadRequest, ReloadTried, Status
     from syncd.cli.render import PullView
     from syncd.daemon.units import Rate
+
+A = TypeVar("A", bound=msgspec.Struct)
+E = TypeVar("E", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,9 @@ class Watch(AbstractContextManager["Watch"], Protocol):
 
 class Place(Protocol):
     """Where the work is done. Everything raises ``SyncdError``, with the same exit codes here and there."""
+
+    def operate(self, operation: "Operation[A, E]", asked: A, tell: "Tell", *, hint: str | None = None) -> E:
+        """Do it; ``tell`` hears of its lines as they come. ``hint``: what whoever interrupts it is told."""
 
     def listing(self) -> "Listing":
         """What is visible."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -20,7 +20,12 @@ from syncd.errors import ExitCode, NotFoundError, SyncdError, UsageError
 from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.oci.name import ModelName, Reference
 
+if TYPE_CHECKING:  # who only lists waits for none of it
+    from syncd.api.operation import Operation, Tell
+
 Kinds = dict[str, type[msgspec.Struct]]
+A = TypeVar("A", bound=msgspec.Struct)
+E = TypeVar("E", bound=msgspec.Struct)
 L = TypeVar("L")
 T = TypeVar("T")
 
@@ -32,6 +37,28 @@ class There:
     session: Session
     client: Client
     info: v1.DaemonInfo
+
+    def operate(self, operation: "Operation[A, E]", asked: A, tell: "Tell", *, hint: str | None = None) -> E:
+        """Have the daemon do it. Whoever goes away stops it."""
+        from syncd.cli import running  # noqa: PLC0415 - asyncio and aiohttp are for what streams
+
+        if operation.writes(asked):
+            self._say_where()
+        return running.run(self._operate(operation, asked, tell), hint=hint)
+
+    async def _operate(self, operation: "Operation[A, E]", asked: A, tell: "Tell") -> E:
+        from syncd.cli.remote_streams import following  # noqa: PLC0415 - see operate
+
+        name, ended = operation.ended
+        kinds: Kinds = {**operation.lines, name: ended, "error": Failed}
+        async with following(self.client.path, f"/syncd/v1/{operation.path}", asked, kinds) as lines:
+            async for line in lines:
+                if isinstance(line, Failed):
+                    raise v1.error_of(line)
+                if isinstance(line, ended):
+                    return line
+                tell(line)
+        raise unintelligible(self.client.path)
 
     def listing(self) -> Listing:
         """What is visible."""

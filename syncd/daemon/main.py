@@ -162,6 +162,7 @@ class _Serving:
             chronicle=self._chronicle,
             rollouts=self._servers.rollouts,
             fleet=self._servers.fleet,
+            ways=self._ways,
             started=time.time(),
             needs_restart=self._needs_restart,
             fault=self._fault,

@@ -13,11 +13,13 @@ from syncd.api import v1
 from syncd.api.catalogue import rfc3339
 from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.desk import DaemonDesk
 from syncd.daemon.fleet import Fleet
 from syncd.daemon.fleet_words import instance_info
 from syncd.daemon.inventory import Inventory
 from syncd.daemon.reconcile import Reconcile
 from syncd.daemon.rollout import Rollouts
+from syncd.daemon.ways import Ways
 from syncd.errors import BusyError, SyncdError
 from syncd.jobs import collect as collection
 from syncd.jobs import remove as removal
@@ -49,6 +51,7 @@ class Daemon:
     chronicle: Chronicle
     rollouts: Rollouts
     fleet: Fleet
+    ways: Ways
     started: float
     needs_restart: Callable[[], tuple[str, ...]]
     fault: Callable[[], SyncdError | None]
@@ -133,6 +136,24 @@ class Daemon:
     async def reload(self, asked: v1.ReloadRequest, *, by: str) -> AsyncIterator[v1.ReloadTried | v1.ReloadEnded]:
         """Have servers load models anew, or prove them."""
         return await self.rollouts.ask(asked, by=by)
+
+    def desk(self, by: str) -> DaemonDesk:
+        """What operations work with that ``by`` asks for."""
+        return DaemonDesk(
+            store=self.store,
+            settings=self.settings,
+            ways=self.ways,
+            servers=self.fleet,
+            guards=self.reconcile.guards,
+            on_change=self._changed,
+            by=by,
+        )
+
+    def _changed(self, names: tuple[ModelName, ...]) -> None:
+        self.inventory.poke()
+        self.reconcile.poke()
+        for name in names:
+            self.fleet.published(name)
 
     def events(self) -> AsyncIterator[v1.Event]:
         """What happens from now on."""

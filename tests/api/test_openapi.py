@@ -30,6 +30,7 @@ from syncd.api.guard import UnixDoor
 from syncd.errors import NotFoundError
 from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.oci.name import Reference
+from tests.api import described
 from tests.api.world import daemon, loopback
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.yaml"
@@ -95,12 +96,17 @@ def test_every_shape_is_as_the_file_says() -> None:
     ollamas = shapes(wire.PullRequest, pull_lines.Progress)
     made = {
         **shapes(*_OURS),
+        **described.schemas(),
         "OllamaPullRequest": ollamas["PullRequest"],
         "OllamaProgress": ollamas["Progress"],
     }
     written = DESCRIBED["components"]["schemas"]
     assert {name: bare(written[name]) for name in made} == {name: bare(made[name]) for name in made}
     assert written.keys() - made.keys() == {"OllamaError"}
+
+
+def test_the_file_says_of_operations_what_they_are() -> None:
+    assert described.written(FILE.read_text()) == FILE.read_text(), "python -m tests.api.described writes it anew"
 
 
 def test_what_the_file_refers_to_is_in_it() -> None:

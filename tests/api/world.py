@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from syncd.aio import in_thread, only_error
 from syncd.api import v1
 from syncd.api.connections import Limits
 from syncd.api.listeners import Listeners, TcpDoor
+from syncd.daemon.rules import rules_of
+from syncd.daemon.settings import Settings
 from syncd.jobs import collect, remove, verify
 from syncd.jobs.board import Board, Job, JobView, Work
 from syncd.jobs.collect import CollectionPlan
 from syncd.jobs.progress import PullOutcome, PullProgress
-from syncd.jobs.pull import pull
+from syncd.jobs.pull import PullMeans, pull
 from syncd.jobs.remove import Removal
+from syncd.jobs.rules import Rules
 from syncd.jobs.verify import Verification, VerifyProgress
 from syncd.oci.name import ModelName, Reference
 from syncd.registry.hosts import RegistryConfig
@@ -44,6 +47,30 @@ class NoNotes:
 
     def parked(self, job: JobView) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class SmallDesk:
+    """What operations work with (``api.operation.Desk``), without settings; it reaches this machine alone."""
+
+    store: Store
+    by: str
+    servers: None = None
+    rules: Rules = field(default_factory=lambda: rules_of(Settings()))
+    told: list[ModelName] = field(default_factory=list)
+
+    def now(self) -> float:
+        return time.time()
+
+    def wanted(self, name: ModelName) -> str | None:
+        del name
+        return None
+
+    def pulling(self) -> AbstractAsyncContextManager[PullMeans]:
+        return means(self.store)
+
+    def changed(self, *names: ModelName) -> None:
+        self.told.extend(names)
 
 
 @dataclass
@@ -108,6 +135,10 @@ class SmallService:
             yield v1.ReloadEnded(())
 
         return lines()
+
+    def desk(self, by: str) -> SmallDesk:
+        self.asked.append(("desk", "", by))
+        return SmallDesk(self.store, by)
 
     async def events(self) -> AsyncIterator[v1.Event]:
         queue: asyncio.Queue[v1.Event] = asyncio.Queue()

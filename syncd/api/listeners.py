@@ -46,6 +46,11 @@ class Site:
 
     async def close(self) -> None:
         """Take no more connections, end the streams, wait for what runs, for about a second at most."""
+        for listening in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        # What was accepted in the last turn of the loop becomes a transport in this one. asyncio would forget it, open,
+        # if its server was closed by then (CPython's issue 109564).
+        await asyncio.sleep(0)
         self._server.close()
         self._connections.stop()
         await self._runner.cleanup()

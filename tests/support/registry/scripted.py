@@ -2,13 +2,12 @@
 
 import asyncio
 import ssl
-import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack
+from typing import Literal, Self, Unpack
 
 from tests.support.content import Content, content, digest_of
 from tests.support.models import MANIFEST_TYPE, Model
@@ -17,8 +16,7 @@ from tests.support.registry.access import TokenRules
 from tests.support.registry.answers import Answer, Kind, Origin, Request
 from tests.support.registry.faults import Fault, RangeLie, Rule, Scope
 from tests.support.registry.server import CdnRules, Server, Shelves, StoredManifest, listen
-
-_PATIENCE = 20.0  # seconds for a call into the registry's loop
+from tests.support.serving import LoopThread
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +58,7 @@ class ScriptedRegistry:
         self.shelves = Shelves(like_ollama=like_ollama)
         self._ports = {Origin.REGISTRY: port, Origin.CDN: 0, Origin.TOKEN: 0}
         self._tls = tls
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="scripted-registry", daemon=True)
+        self._thread = LoopThread("scripted-registry")
         self._server: Server | None = None
         if like_ollama:
             self.serve_blobs_from_cdn(status=307)
@@ -71,14 +68,12 @@ class ScriptedRegistry:
     def __enter__(self) -> Self:
         self._server = Server(self.shelves, {origin: listen(port) for origin, port in self._ports.items()}, self._tls)
         self._thread.start()
-        self._call(self._server.start())
+        self._thread.call(self._server.start())
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_PATIENCE)
-        self._loop.close()
+        self._thread.end()
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -90,11 +85,11 @@ class ScriptedRegistry:
 
     def stop(self) -> None:
         """Break all connections and listen no more: connecting is refused."""
-        self._call(self._running.stop())
+        self._thread.call(self._running.stop())
 
     def start(self) -> None:
         """Listen again, on the same ports."""
-        self._call(self._running.start())
+        self._thread.call(self._running.start())
 
     def restart(self) -> None:
         """As a registry that was restarted: all connections break, the ports stay the same."""
@@ -103,7 +98,7 @@ class ScriptedRegistry:
 
     def drop_connections(self) -> None:
         """As a network that blinked: all connections break, the registry listens on."""
-        self._loop.call_soon_threadsafe(self._running.drop_connections)
+        self._thread.loop.call_soon_threadsafe(self._running.drop_connections)
 
     # Where it is
 
@@ -345,16 +340,9 @@ class ScriptedRegistry:
         if "digest" in scope:
             scope["digest"] = str(scope["digest"])
         rule = Rule(fault, scope, fits)
-        rule.bind(self._loop)
+        rule.bind(self._thread.loop)
         self.shelves.rules = [*self.shelves.rules, rule]
         return rule
-
-    def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
 
 
 def _longer_than(length: int) -> Callable[[Answer], bool]:

@@ -17,6 +17,7 @@ from tests.support.registry.access import Access, token_body
 from tests.support.registry.answers import Answer, Kind, Origin, Request, blob_answer, error, small
 from tests.support.registry.faults import Rule
 from tests.support.registry.sending import send
+from tests.support.serving import HttpServer
 
 _PATH = re.compile(r"/v2/(?P<repository>.+)/(?P<what>manifests|blobs)/(?P<reference>[^/]+)")
 _BIND_ATTEMPTS = 100
@@ -61,7 +62,7 @@ class Server:
         self._tls = tls
         self._sockets = sockets
         self._ports = {origin: listening.getsockname()[1] for origin, listening in sockets.items()}
-        self._runner: web.ServerRunner | None = None
+        self._http: HttpServer | None = None
 
     def origin(self, origin: Origin) -> str:
         """``http://127.0.0.1:PORT`` of one of the origins."""
@@ -69,35 +70,20 @@ class Server:
 
     async def start(self) -> None:
         """Listen, on the same ports as before if it had listened before."""
-        runner = web.ServerRunner(
-            web.Server(self._handle, handler_cancellation=True, access_log=None), handle_signals=False
-        )
-        await runner.setup()
-        self._runner = runner
+        self._http = HttpServer(self._handle)
         for origin, port in self._ports.items():
-            listening = self._sockets.pop(origin, None) or await _listen_again(port)
-            await web.SockSite(runner, listening, ssl_context=self._tls, backlog=256).start()
+            await self._http.listen(self._sockets.pop(origin, None) or await _listen_again(port), self._tls)
 
     def drop_connections(self) -> None:
         """Break every connection at once."""
-        if self._runner is not None and self._runner.server is not None:
-            for connection in self._runner.server.connections:
-                if connection.transport is not None:
-                    connection.transport.abort()
+        if self._http is not None:
+            self._http.drop_connections()
 
     async def stop(self) -> None:
         """Break every connection and listen no more."""
-        runner, self._runner = self._runner, None
-        if runner is None:
-            return
-        for site in list(runner.sites):
-            await site.stop()
-        if runner.server is not None:
-            for connection in runner.server.connections:
-                if connection.transport is not None:
-                    connection.transport.abort()
-            await runner.server.shutdown(0.1)
-        await runner.cleanup()
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         log = self._logged(http)

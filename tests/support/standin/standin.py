@@ -3,18 +3,16 @@
 import asyncio
 import signal
 import socket
-import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from aiohttp import web
-
+from tests.support.serving import HttpServer, LoopThread
 from tests.support.standin.orders import INFERENCE, Asked, Ledger, Load, Order, What
 from tests.support.standin.server import Server
 from tests.support.standin.settings import Settings
 
-_PATIENCE = 20.0  # seconds for a call into the stand-in's loop, and for what a test waits for
+_PATIENCE = 20.0  # seconds for what a test waits for
 
 
 class StandIn:
@@ -29,8 +27,7 @@ class StandIn:
         self.ledger = Ledger()
         self._port = self.settings.port
         self._life: _Life | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="standin", daemon=True)
+        self._thread = LoopThread("standin")
 
     # Life
 
@@ -45,10 +42,7 @@ class StandIn:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._call(self._loop.shutdown_default_executor())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_PATIENCE)
-        self._loop.close()
+        self._thread.end()
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -60,14 +54,14 @@ class StandIn:
         """Prune, then listen, on the port it had. Raise ``OSError`` where an Ollama server would not start."""
         if self._life is None:
             life = _Life(self.settings, self.ledger, self._port)
-            self._call(life.start())
+            self._thread.call(life.start())
             self._life, self._port = life, life.port
 
     def stop(self) -> None:
         """As SIGKILL: all connections break, all runners are gone, connecting is refused."""
         life, self._life = self._life, None
         if life is not None:
-            self._call(life.stop())
+            self._thread.call(life.stop())
 
     def restart(self, **settings: Any) -> None:
         """As a container that was restarted, with some settings changed if need be; orders and records stay."""
@@ -164,9 +158,6 @@ class StandIn:
         """Until so many have come in, answered or not."""
         self.wait_until(lambda: len(self.ledger.matching(path, model)) >= count)
 
-    def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_PATIENCE)
-
 
 class _Life:
     """From a start to a stop, in one event loop. ``die``: how to be gone at once; none: all connections break."""
@@ -174,30 +165,24 @@ class _Life:
     def __init__(self, settings: Settings, ledger: Ledger, port: int, die: Callable[[], None] | None = None) -> None:
         self._settings = settings
         self._server = Server(settings, ledger, die or self._vanish)
-        self._web: web.Server | None = None
-        self._listening: asyncio.Server | None = None
+        self._http: HttpServer | None = None
         self.port = port
 
     async def start(self) -> None:
         self._server.prepare()
         listening = socket.create_server((self._settings.host, self.port), backlog=256)
         self.port = listening.getsockname()[1]
-        self._web = web.Server(self._server.handle, handler_cancellation=True, access_log=None)
-        self._listening = await asyncio.get_running_loop().create_server(self._web, sock=listening)
+        self._http = HttpServer(self._server.handle)
+        await self._http.listen(listening)
 
     async def stop(self) -> None:
-        self._vanish()
-        if self._web is not None:
-            await self._web.shutdown(0.1)
+        if self._http is not None:
+            await self._http.close()
         await self._server.close()
 
     def _vanish(self) -> None:
-        if self._listening is not None:
-            self._listening.close()
-        if self._web is not None:
-            for connection in self._web.connections:
-                if connection.transport is not None:
-                    connection.transport.abort()
+        if self._http is not None:
+            self._http.vanish()
 
 
 async def serve(settings: Settings, announce: Callable[[str], None], die: Callable[[], None]) -> None:

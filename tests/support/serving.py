@@ -55,8 +55,7 @@ class HttpServer:
                 connection.transport.abort()
 
     def vanish(self) -> None:
-        """As SIGKILL: every connection breaks, and connecting is refused."""
-        self.drop_connections()
+        """As SIGKILL: connecting is refused, then every connection breaks; both in the next turns of the loop."""
         if self._vanished is None:
             loop = asyncio.get_running_loop()
             for listening in self._listening:

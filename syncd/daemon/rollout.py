@@ -269,8 +269,9 @@ class Rollouts:
             except SyncdError:
                 return False
 
-        found = await asyncio.gather(*map(one, instances))
-        return frozenset(instance.name for instance, warm in zip(instances, found, strict=True) if warm)
+        async with asyncio.TaskGroup() as group:
+            looks = {each.name: group.create_task(one(each), name=f"ps {each.name}") for each in instances}
+        return frozenset(instance for instance, warm in looks.items() if warm.result())
 
     def _is_insisted_on(self, name: ModelName, digest: Digest) -> bool:
         """A pin says so, or a pull by hand: the reconcile publishes nothing that is refused."""

@@ -1,7 +1,7 @@
-"""The Docker Engine, as far as syncd uses it: its containers, their events, restarts and signals, its volumes.
+"""The Docker Engine, as far as syncd uses it: its containers, their events, restarts and signals.
 
 Whoever may speak to an Engine is root on its host: this is off unless the settings name one. A proxy that lets through
-only containers, events, volumes and version (and ``restart`` and ``kill``, where those are wanted) is enough.
+only containers, events and version (and ``restart`` and ``kill``, where those are wanted) is enough.
 """
 
 import asyncio
@@ -11,14 +11,11 @@ import math
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, ClassVar, TypeVar
 
 import aiohttp
-import msgspec
 from aiodocker import Docker
 from aiodocker.exceptions import DockerError
-from aiodocker.volumes import DockerVolume
 
 from syncd.aio import only_error
 from syncd.errors import ExitCode, NotAuthorisedError, NotFoundError, SyncdError
@@ -29,7 +26,7 @@ from syncd.text import printable
 _PATIENCE = 15.0  # seconds for an answer, beyond what was asked for takes by itself
 _NOT_CONNECTED = 900  # aiodocker's own status
 _FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
-# What Docker calls containers and volumes (moby, "names.RestrictedNamePattern"): nothing else gets into a URL.
+# What Docker calls containers (moby, "names.RestrictedNamePattern"): nothing else gets into a URL.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # "connect" and "disconnect" are a network's: a container gets another address.
 _ACTIONS = ("start", "die", "stop", "rename", "destroy", "health_status", "connect", "disconnect")
@@ -64,7 +61,7 @@ class Engine:
 
     Each call has a connection of its own: there is nothing to close, and an Engine that was restarted, or replaced by
     another version, is met afresh. Methods raise ``EngineUnavailableError``, ``NotAuthorisedError``, ``EngineError``,
-    and ``NotFoundError`` for a container or volume that is not there. A container is named by its name or its id.
+    and ``NotFoundError`` for a container that is not there. A container is named by its name or its id.
     """
 
     def __init__(self, url: str) -> None:
@@ -93,20 +90,6 @@ class Engine:
         await self._ask(
             lambda docker: docker.containers.container(_named(container)).kill(signal=name), f"container {container}"
         )
-
-    async def volume_path(self, name: str) -> PurePosixPath:
-        """Where the volume ``name`` lies on the Engine's host."""
-        told = await self._ask(lambda docker: _volume(docker, name), f"volume {name}")
-        try:
-            volume = msgspec.convert(told, _Volume)
-        except msgspec.ValidationError as error:
-            raise self._nonsense(error) from error
-        if volume.driver != "local" or not volume.mountpoint:
-            raise EngineError(
-                f"volume {name} is kept by the driver {printable(volume.driver, limit=64)!r}: it is no folder here",
-                hint="only volumes of the driver 'local' lie on this host",
-            )
-        return PurePosixPath(volume.mountpoint)
 
     async def follow(self, hear: Callable[[ContainerEvent], None]) -> None:
         """Tell ``hear`` what happens to containers, until the Engine ends the stream.
@@ -205,19 +188,10 @@ class Engine:
         )
 
 
-class _Volume(msgspec.Struct, rename="pascal"):
-    driver: str = ""
-    mountpoint: str = ""
-
-
 def _named(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise NotFoundError(f"{printable(name, limit=100)!r} is no name that Docker gives")
     return name
-
-
-async def _volume(docker: Docker, name: str) -> Any:  # noqa: ANN401 - JSON of whatever shape
-    return await DockerVolume(docker, _named(name)).show()  # type: ignore[no-untyped-call]  # aiodocker's
 
 
 async def _tell(get: Callable[[], Awaitable[dict[str, Any] | None]], hear: Callable[[ContainerEvent], None]) -> None:

@@ -70,7 +70,9 @@ async def let_go(reloader: Reloader, instances: Iterable[Instance], name: ModelN
         except (SyncdError, TimeoutError) as error:
             log.warning("server.not_unloaded", instance=instance.name, name=str(name), error=str(error))
 
-    await asyncio.gather(*map(one, instances))
+    async with asyncio.TaskGroup() as group:
+        for instance in instances:
+            group.create_task(one(instance), name=f"unload {instance.name}")
 
 
 def other_weights(store: Store, name: ModelName, manifest: Manifest) -> frozenset[str]:

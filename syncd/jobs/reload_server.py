@@ -142,8 +142,9 @@ class Reloader:
                 return False
             return all(lists(update, tags) for update in updates)
 
-        found = await asyncio.gather(*map(look, instances))
-        return frozenset(one.name for one, well in zip(instances, found, strict=True) if well)
+        async with asyncio.TaskGroup() as group:
+            looks = {one.name: group.create_task(look(one), name=f"tags {one.name}") for one in instances}
+        return frozenset(name for name, well in looks.items() if well.result())
 
     async def reload(self, instance: Instance, updates: Sequence[Update]) -> Mapping[ModelName, Verdict]:
         """Bring the server to serve ``updates``; how each of them stands there then. Every failure is a verdict."""

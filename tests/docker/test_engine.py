@@ -86,15 +86,6 @@ async def test_a_signal_reaches_the_first_process(docker: DockerEngine) -> None:
     assert docker.state("ollama-1")["Running"]
 
 
-async def test_a_volume_is_a_folder_of_the_host(docker: DockerEngine) -> None:
-    docker.ask("POST", "/volumes/create", {"Name": "ollama-data"})
-
-    path = await Engine(docker.url).volume_path("ollama-data")
-
-    assert Path(path).is_dir()
-    docker.ask("DELETE", "/volumes/ollama-data")
-
-
 @pytest.mark.parametrize("name", ["nobody", "../../images/json", "", "a b", "-x", "a\nb"])
 async def test_a_container_that_is_not_there_is_named(docker: DockerEngine, name: str) -> None:
     engine = Engine(docker.url)
@@ -103,11 +94,6 @@ async def test_a_container_that_is_not_there_is_named(docker: DockerEngine, name
         with pytest.raises(NotFoundError) as caught:
             await call
         assert "\n" not in caught.value.message
-
-
-async def test_a_volume_that_is_not_there_is_named(docker: DockerEngine) -> None:
-    with pytest.raises(NotFoundError, match="no volume nothing"):
-        await Engine(docker.url).volume_path("nothing")
 
 
 async def test_a_stopped_container_gets_no_signal(docker: DockerEngine) -> None:

@@ -27,7 +27,8 @@ class OneMachine(LoadScopeScheduling):
         return next((shared for shared in _SHARED if nodeid.startswith(shared)), nodeid)
 
 
-_SHARED = ("tests/systemd/", "tests/docker/")  # what a booted machine and a Docker Engine are started for
+# What a booted machine, a Docker Engine and a Prometheus are started for.
+_SHARED = ("tests/systemd/", "tests/docker/", "tests/monitoring/test_prometheus")
 
 
 @pytest.hookimpl(optionalhook=True)

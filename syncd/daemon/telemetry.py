@@ -12,8 +12,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from syncd import __version__
+from syncd.api.exposition import Exposition
 from syncd.api.v1 import DesiredModel
 from syncd.daemon.inventory import Count
+from syncd.errors import ExitCode
 from syncd.jobs.board import Board, JobState, JobView
 from syncd.jobs.progress import Totals
 
@@ -33,6 +35,7 @@ class Telemetry:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self.exposition = Exposition(registry)
         self._seconds = Histogram(
             "syncd_pull_seconds",
             "Wall time of pulls that published something.",
@@ -52,6 +55,9 @@ class Telemetry:
         self._ended_bytes = 0
         for result in ("published", "current", "failed", "cancelled"):
             self._pulls.labels(result)
+        # From the beginning, since Prometheus cannot tell a series that begins with 1 from one that has always been so.
+        for reason in set(ExitCode) - {ExitCode.DONE}:
+            self._failures.labels(reason.name.lower())
         for result in ("applied", "refused"):
             self._reloads.labels(result)
         ProcessCollector(registry=registry)
@@ -88,6 +94,28 @@ class Telemetry:
     ) -> None:
         """Read these whenever somebody asks for the metrics."""
         self.registry.register(_Gauges(board, count, desired, settings, lambda: self._ended_bytes))
+        self.exposition.add(lambda: tuple(map(_standing, desired())), _of_each_model)
+
+
+def _standing(one: DesiredModel) -> tuple[str, float, float, float]:
+    """Name, present, failing, pending."""
+    return one.name, float(one.digest is not None), float(one.state == "failing"), float(one.pending is not None)
+
+
+def _of_each_model(standings: Iterable[tuple[str, float, float, float]]) -> Iterator[Metric]:
+    present = GaugeMetricFamily(
+        "syncd_model_present", "1 if the desired model is published, in whatever version.", labels=("model",)
+    )
+    failing = GaugeMetricFamily(
+        "syncd_model_failing", "1 while the desired model's last check or pull failed.", labels=("model",)
+    )
+    pending = GaugeMetricFamily(
+        "syncd_model_pending", "1 while an update of the desired model waits.", labels=("model",)
+    )
+    for name, *values in standings:
+        for family, value in zip((present, failing, pending), values, strict=True):
+            family.add_metric((name,), value)
+    yield from (present, failing, pending)
 
 
 def _fetched(job: JobView) -> int:
@@ -148,20 +176,6 @@ class _Gauges(Collector):
         ):
             number = sum(one.state == state for one in desired)
             yield GaugeMetricFamily(f"syncd_models_{state}", f"Desired models that {words}.", number)
-        present = GaugeMetricFamily(
-            "syncd_model_present", "1 if the desired model is published, in whatever version.", labels=("model",)
-        )
-        failing = GaugeMetricFamily(
-            "syncd_model_failing", "1 while the desired model's last check or pull failed.", labels=("model",)
-        )
-        pending = GaugeMetricFamily(
-            "syncd_model_pending", "1 while an update of the desired model waits.", labels=("model",)
-        )
-        for one in desired:
-            present.add_metric((one.name,), float(one.digest is not None))
-            failing.add_metric((one.name,), float(one.state == "failing"))
-            pending.add_metric((one.name,), float(one.pending is not None))
-        yield from (present, failing, pending)
 
     def _store(self, count: Count) -> Iterator[Metric]:
         yield GaugeMetricFamily("syncd_store_models", "Models that are published.", len(count.models))

@@ -52,6 +52,9 @@ class DockerEngine:
     """The process, and the containers in it. A context manager."""
 
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="syncd-docker-")))
+    before: tuple[str, ...] = ()
+    """A command that dockerd is started by, and that becomes it."""
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -65,6 +68,12 @@ class DockerEngine:
     @property
     def log(self) -> Path:
         return self.folder / "dockerd.log"
+
+    @property
+    def pid(self) -> int:
+        """Of dockerd, which runs."""
+        assert self._process is not None
+        return self._process.pid
 
     def __enter__(self) -> Self:
         try:
@@ -89,11 +98,13 @@ class DockerEngine:
         where = {"data-root": "data", "exec-root": "exec", "pidfile": "pid", "config-file": configuration.name}
         command = (
             # Should the tests be killed, the Engine is told to end, and ends its containers.
-            *("setpriv", "--pdeathsig", "TERM", "dockerd", f"--host={self.url}", *_OPTIONS),
+            *("setpriv", "--pdeathsig", "TERM", *self.before, "dockerd", f"--host={self.url}", *_OPTIONS),
             *(f"--{option}={self.folder / name}" for option, name in where.items()),
         )
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment
+            )
         self.until(self._answers, "the Engine answers")
 
     def stop(self) -> None:
@@ -162,7 +173,7 @@ class DockerEngine:
                 "WorkingDir": str(ROOT),
                 "StopTimeout": 2,
                 "HostConfig": {
-                    "Binds": [*(f"{path}:{path}:ro" for path in _seen_inside()), *binds],
+                    "Binds": [*(f"{path}:{path}:ro" for path in seen_inside()), *binds],
                     "NetworkMode": network,
                     "RestartPolicy": {"Name": restart},
                     "Init": False,
@@ -230,7 +241,7 @@ class DockerEngine:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _seen_inside() -> list[Path]:
+def seen_inside() -> list[Path]:
     """What of the host a container needs to run this Python and this checkout, no folder inside another."""
     wanted = [Path("/usr"), Path(sys.prefix), Path(sys.base_prefix), ROOT]
     wanted += [Path(path) for path in _SYSTEM if Path(path).is_dir() and not Path(path).is_symlink()]

@@ -135,16 +135,16 @@ def _children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def debian_tree() -> Iterator[Path]:
-    """A tree to boot, made if it is not there yet; held until the end: one machine at a time over all processes."""
+def debian_tree(packages: Sequence[str] = _PACKAGES) -> Iterator[Path]:
+    """A tree to boot, made if it is not there yet; held until the end: one user at a time over all processes."""
     suite = _this_debian()
-    key = hashlib.sha256(" ".join((suite, *_PACKAGES)).encode()).hexdigest()[:12]
+    key = hashlib.sha256(" ".join((suite, *packages)).encode()).hexdigest()[:12]
     cache = _cache()
-    with (cache / "lock").open("wb") as lock:
+    tree = cache / f"{suite}-{key}"
+    with cache.joinpath(f"{tree.name}.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        tree = cache / f"{suite}-{key}"
         if not tree.exists():
-            _make(tree, suite)
+            _make(tree, suite, packages)
         yield tree
 
 
@@ -158,11 +158,11 @@ def _cache() -> Path:
     return folder.resolve()
 
 
-def _make(tree: Path, suite: str) -> None:
+def _make(tree: Path, suite: str, packages: Sequence[str]) -> None:
     making = tree.with_name(f"{tree.name}.making")
     shutil.rmtree(making, ignore_errors=True)
-    packages = f"--include={','.join(_PACKAGES)}"
-    _run("debootstrap", "--variant=minbase", packages, suite, str(making), _mirror(suite))
+    include = f"--include={','.join(packages)}"
+    _run("debootstrap", "--variant=minbase", include, suite, str(making), _mirror(suite))
     shutil.rmtree(making / "var" / "cache" / "apt" / "archives", ignore_errors=True)
     making.rename(tree)
 

@@ -13,6 +13,7 @@ from syncd.cli.adopting_page import View
 from syncd.cli.failure import report
 from syncd.cli.options import as_json, dry_run, examples, shared
 from syncd.cli.session import Session
+from syncd.daemon.rules import policy_of
 from syncd.errors import ExitCode, IntegrityError, InvalidNameError, NotFoundError, SyncdError
 from syncd.jobs import adoption
 from syncd.jobs.adopt import AdoptMeans, KeptError, adopt, chosen, sweep
@@ -87,7 +88,13 @@ def adopt_models(
         if dry_run or store is None:
             return _first_code(plan)
         code = _report_refused(plan, as_json=as_json)
-        means = AdoptMeans(store=store, desk=desk, floor=session.loaded.settings.min_free, delete=delete_source)
+        means = AdoptMeans(
+            store=store,
+            desk=desk,
+            floor=session.loaded.settings.min_free,
+            delete=delete_source,
+            policy=policy_of(session.loaded),
+        )
         with view:
             failed = running.run(adopt_all(plan, means, view), hint=_HINT, threads=THREADS)
         return code or failed

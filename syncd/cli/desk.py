@@ -29,7 +29,7 @@ class OwnDesk:
     @property
     def rules(self) -> Rules:
         """What the settings say of it."""
-        return rules_of(self.session.loaded.settings)
+        return rules_of(self.session.loaded)
 
     def now(self) -> float:
         """Seconds since the epoch."""
@@ -43,7 +43,7 @@ class OwnDesk:
     async def pulling(self) -> AsyncIterator[PullMeans]:
         """What a pull works with."""
         async with Ways(self.store, _nobody_waits) as ways:
-            await ways.renew(self.session.loaded.settings, self.access)
+            await ways.renew(self.session.loaded, self.access)
             async with ways.used() as means:
                 yield means
 

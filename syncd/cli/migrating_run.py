@@ -20,6 +20,7 @@ from syncd.cli.pulling_here import pull
 from syncd.cli.session import Session
 from syncd.cli.there import There
 from syncd.daemon.access import Access
+from syncd.daemon.rules import policy_of
 from syncd.errors import ExitCode, IntegrityError, SyncdError
 from syncd.jobs.adopt import AdoptMeans
 from syncd.jobs.adoption import Chosen, Decision
@@ -148,8 +149,14 @@ class Migration:
         if not taking and not (self.delete and self.scans):
             return 0
         self._step("adopt")
-        floor = self.session.loaded.settings.min_free
-        means = AdoptMeans(store=store, desk=self.desk, floor=floor, delete=self.delete)
+        loaded = self.session.loaded
+        means = AdoptMeans(
+            store=store,
+            desk=self.desk,
+            floor=loaded.settings.min_free,
+            delete=self.delete,
+            policy=policy_of(loaded),
+        )
         shown = Adopting(adopting_page.view(quiet=self.quiet, as_json=self.as_json), self.session.notice)
         chosen = made.adoption if self.delete else replace(made.adoption, models=tuple(taking))
         with shown:

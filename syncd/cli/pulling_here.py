@@ -10,6 +10,7 @@ from syncd.cli.place import Limits
 from syncd.cli.render import PullView
 from syncd.cli.session import Session
 from syncd.daemon.access import Access, ollama_key, registry_access
+from syncd.daemon.rules import policy_of
 from syncd.daemon.settings import Loaded
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
@@ -72,7 +73,13 @@ async def _pull_all(
         random=random.random,
     ) as registry:
         fetcher = Fetcher(registry, fetching, clock=time.monotonic, random=random.random)
-        means = PullMeans(store=store, registry=registry, fetcher=fetcher, floor=loaded.settings.min_free)
+        means = PullMeans(
+            store=store,
+            registry=registry,
+            fetcher=fetcher,
+            floor=loaded.settings.min_free,
+            policy=policy_of(loaded),
+        )
         for reference in references:
             try:
                 loaded.refuse_other_than_pinned(reference)

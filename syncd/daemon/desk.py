@@ -30,7 +30,7 @@ class DaemonDesk:
     @property
     def rules(self) -> Rules:
         """What the settings say of it now."""
-        return rules_of(self.settings.current.settings)
+        return rules_of(self.settings.current)
 
     def now(self) -> float:
         """Seconds since the epoch."""

@@ -15,6 +15,7 @@ import msgspec
 from syncd.daemon import dropins
 from syncd.daemon.convert import convert, table
 from syncd.daemon.dropins import Document
+from syncd.daemon.integrity_settings import CollectSettings, PolicySettings
 from syncd.daemon.lines import Keys
 from syncd.daemon.located import TomlFile
 from syncd.daemon.server_settings import (
@@ -34,6 +35,7 @@ __all__ = [  # Address, Window and what the servers have, too: part of what the 
     "SYSTEM_FILE",
     "SYSTEM_SOCKET",
     "Address",
+    "CollectSettings",
     "ControlSettings",
     "DockerSettings",
     "DownloadSettings",
@@ -42,6 +44,7 @@ __all__ = [  # Address, Window and what the servers have, too: part of what the 
     "Loaded",
     "ModelSettings",
     "OpsSettings",
+    "PolicySettings",
     "ProbeSettings",
     "RegistrySettings",
     "ReloadSettings",
@@ -188,6 +191,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     docker: DockerSettings = DockerSettings()
     probes: ProbeSettings = ProbeSettings()
     reload: ReloadSettings = ReloadSettings()
+    policy: PolicySettings = PolicySettings()
+    collect: CollectSettings = CollectSettings()
 
 
 @dataclass(frozen=True, slots=True)

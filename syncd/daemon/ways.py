@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
 from syncd.daemon.access import Access
-from syncd.daemon.settings import Settings
+from syncd.daemon.rules import policy_of
+from syncd.daemon.settings import Loaded
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
 from syncd.jobs.pull import BeforePublish, PullMeans
@@ -24,11 +25,12 @@ class Way:
     def __init__(
         self,
         store: Store,
-        settings: Settings,
+        loaded: Loaded,
         registry: RegistryClient,
         stack: AsyncExitStack,
         before_publish: BeforePublish,
     ) -> None:
+        settings = loaded.settings
         fetching = FetchSettings(
             connections=settings.download.connections,
             max_rate=settings.download.max_rate,
@@ -41,6 +43,7 @@ class Way:
             fetcher=fetcher,
             floor=settings.min_free,
             before_publish=before_publish,
+            policy=policy_of(loaded),
         )
         self._stack = stack
         self._users = 0
@@ -75,7 +78,7 @@ class Ways:
         self._before_publish = before_publish
         self._current: Way | None = None
 
-    async def renew(self, settings: Settings, access: Access) -> None:
+    async def renew(self, loaded: Loaded, access: Access) -> None:
         """From now on pulls go by these settings; those that run end on the way on which they began."""
         async with AsyncExitStack() as stack:
             registry = await stack.enter_async_context(
@@ -87,7 +90,7 @@ class Ways:
                     random=random.random,
                 )
             )
-            fresh = Way(self._store, settings, registry, stack.pop_all(), self._before_publish)
+            fresh = Way(self._store, loaded, registry, stack.pop_all(), self._before_publish)
         old, self._current = self._current, fresh
         if old is not None:
             await old.close()

@@ -105,7 +105,7 @@ async def _taken(
     model: ModelPlan, name: ModelName, shelf: Shelf, supply: ForeignSupply, report: Callable[[PullProgress], None]
 ) -> PullOutcome:
     means = supply.means
-    pulling = PullMeans(store=means.store, registry=shelf, fetcher=supply, floor=means.floor)
+    pulling = PullMeans(store=means.store, registry=shelf, fetcher=supply, floor=means.floor, policy=means.policy)
     error: SpoiltError | None = None
     while not any(supply.is_lost(blob) for blob in model.blobs):
         try:

@@ -14,6 +14,7 @@ from syncd.download.counters import Counters, Step
 from syncd.download.journal import claimed_bytes
 from syncd.errors import IntegrityError, NoSpaceError, NotAuthorisedError, SyncdError
 from syncd.jobs.adoption import BlobPlan, Candidate, Find
+from syncd.jobs.policy import NO_POLICY, Policy
 from syncd.oci.chunks import ChunkMap
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor, Manifest
@@ -36,12 +37,16 @@ class KeptError(SyncdError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptMeans:
-    """What adopting works with. ``floor``: bytes of free space that are left to others. ``delete``: the sources go."""
+    """What adopting works with. ``floor``: bytes of free space that are left to others. ``delete``: the sources go.
+
+    ``policy``: which models may come in.
+    """
 
     store: Store
     desk: SourceDesk
     floor: int
     delete: bool
+    policy: Policy = NO_POLICY
 
 
 class Shelf:

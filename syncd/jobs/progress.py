@@ -61,6 +61,8 @@ class PullOutcome:
 
     ``current``: the tag already held this digest and every blob was there. ``fetched_bytes`` crossed the network for
     this pull (retries included); ``found_bytes`` were in the store already, whoever put them there.
+    ``moved_back``: when (seconds since the epoch) this digest was published before, if the registry's tag has moved back
+    to it.
     """
 
     reference: Reference
@@ -72,6 +74,7 @@ class PullOutcome:
     fetched_bytes: int
     found_bytes: int
     seconds: float
+    moved_back: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

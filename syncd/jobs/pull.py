@@ -11,11 +11,14 @@ import structlog
 from syncd.aio import entered, in_thread, only_error
 from syncd.errors import BusyError, CancelledByRemovalError, InvalidNameError, SyncdError
 from syncd.jobs.blobs import POLL, PullBlobs, Supply
+from syncd.jobs.policy import NO_POLICY, Policy, refuse
 from syncd.jobs.progress import Phase, PullOutcome, PullProgress, Totals
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName, Reference, case_conflict
 from syncd.registry.found import FetchedManifest
+from syncd.store.history import moved_back
+from syncd.store.holds import Hold
 from syncd.store.leases import Lease
 from syncd.store.models import TagMovedError
 from syncd.store.root import Store
@@ -25,6 +28,11 @@ log = structlog.get_logger()
 _REPORT_EVERY = 0.1  # seconds
 _TRIES = 3  # how often a tag may move under one pull
 _PREPARE_SECONDS = 15.0  # for whoever prepares a publication: what is whole waits no longer for that
+
+
+class HeldError(BusyError):
+    """The tag is held at another version."""
+
 
 BeforePublish = Callable[[ModelName, Manifest | None, Manifest], Awaitable[None]]
 """Hears of a publication right before it: the name, what is published there now, and what will be."""
@@ -45,7 +53,9 @@ class ManifestSource(Protocol):
 class PullMeans:
     """What a pull works with. ``floor``: bytes of free space that it leaves to others.
 
-    ``before_publish``: gets so many seconds and no more, and what it raises stops no pull.
+    ``before_publish``: gets so many seconds and no more, and what it raises stops no pull. ``policy``: which models may
+    come in. ``hold_for``: in words, who wants the tag held at what is pulled, from right before it is published on;
+    None: nobody, and a tag that is held at another version is left as it is.
     """
 
     store: Store
@@ -53,6 +63,8 @@ class PullMeans:
     fetcher: Supply
     floor: int
     before_publish: BeforePublish = _prepare_nothing
+    policy: Policy = NO_POLICY
+    hold_for: str | None = None
 
 
 async def pull(reference: Reference, means: PullMeans, report: Callable[[PullProgress], None]) -> PullOutcome:
@@ -84,6 +96,7 @@ class _Pull:
         self._report = report
         self._phase = Phase.RESOLVING
         self._digest: Digest | None = None
+        self._moved_back: float | None = None
         self._blobs = PullBlobs(self._name, means.store, means.fetcher, means.floor)
         self._started = time.monotonic()
         self._log = log.bind(name=str(reference))
@@ -176,13 +189,17 @@ class _Pull:
 
     async def _once(self) -> PullOutcome:
         self._enter(Phase.RESOLVING)
+        refuse(self._means.policy, self._name, None)
+        await in_thread(self._refuse_if_held)
         await in_thread(refuse_case_conflicts, self._name, self._store)
         seen = await in_thread(self._store.models.tag_digest, self._name)
         found = await self._means.registry.manifest(self._reference)
+        refuse(self._means.policy, self._name, found.manifest.size)
         self._expect(found.manifest)
         # One that was cut off after its rename has not made it durable, nor noted it: go through all of it again.
         through = seen == found.manifest.digest and not await in_thread(self._store.leases.has_dead, self._name)
         if through and not await self._blobs.incomplete(found.manifest.blobs):
+            await in_thread(self._hold, found)
             await in_thread(self._vouch_for, found)
             return self._outcome(found.manifest, current=True)
         with await self._store.locks.references(shared=True) as held:
@@ -200,11 +217,12 @@ class _Pull:
         await self._blobs.bring(manifest.blobs, lease)
         await self._blobs.bring_again(manifest, lease)
         self._enter(Phase.PUBLISHING)
+        await in_thread(self._hold, found)
         await self._prepare(manifest)
         with await self._store.locks.references(shared=True) as held:
             await in_thread(self._store.models.publish, self._name, manifest, expected=seen, held=held)
         await self._blobs.bring_again(manifest, lease)
-        await in_thread(self._store.models.remember, self._name, manifest, found.source, time.time())
+        await in_thread(self._remember, found)
         self._log.info("pull.published", digest=str(manifest.digest), origin=found.source)
 
     async def _prepare(self, manifest: Manifest) -> None:
@@ -226,7 +244,33 @@ class _Pull:
         """Note what lies under the tag as published, if somebody else brought it, or took it back to where it was."""
         history = self._store.models.history(self._name)
         if not history or history[0].manifest.digest != found.manifest.digest:
-            self._store.models.remember(self._name, found.manifest, found.source, time.time())
+            self._remember(found)
+
+    def _remember(self, found: FetchedManifest) -> None:
+        """Note it in the history; a tag that has moved back to what it was before is worth a word."""
+        chosen = self._reference.digest is not None
+        digest = found.manifest.digest
+        before = None if chosen else moved_back(self._store.models.publications(self._name), digest)
+        if before is not None:
+            self._moved_back = before.time
+            self._log.warning("pull.tag_moved_back", digest=str(digest), published_before=before.time)
+        self._store.models.remember(self._name, found.manifest, found.source, time.time(), chosen=chosen)
+
+    def _refuse_if_held(self) -> None:
+        if self._means.hold_for is not None:
+            return
+        hold = self._store.holds.of(self._name)
+        if hold is not None and hold.manifest.digest != self._reference.digest:
+            raise HeldError(
+                f"{self._name} is pinned to {hold.manifest.digest} by {hold.by}",
+                hint=f"'syncd unpin {self._name}' releases it; then pull again",
+            )
+
+    def _hold(self, found: FetchedManifest) -> None:
+        # Before it is published: who goes by the hold must not publish anything else in between.
+        if self._means.hold_for is not None:
+            hold = Hold(self._name, found.manifest, time.time(), self._means.hold_for, found.source)
+            self._store.holds.put(hold)
 
     def _outcome(self, manifest: Manifest, *, current: bool) -> PullOutcome:
         fetches = [track.fetch for track in self._blobs.tracks.values() if track.fetch]
@@ -242,4 +286,5 @@ class _Pull:
             fetched_bytes=Totals.of(self._snapshot()).fetched,
             found_bytes=sum(track.found for track in self._blobs.tracks.values()),
             seconds=time.monotonic() - self._started,
+            moved_back=self._moved_back,
         )

@@ -37,11 +37,15 @@ class Restoration(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What should lie under a name. ``noted``: the history's latest entry is this one."""
+    """What should lie under a name. ``noted``: the history's latest entry is this one.
+
+    ``older``: another version was published after it.
+    """
 
     manifest: Manifest
     origin: str
     noted: bool
+    older: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ class _Restore:
             await in_thread(self._store.models.publish, self._name, manifest, expected=digest, held=held)
 
     def _remember(self, expected: Expected) -> None:
-        self._store.models.remember(self._name, expected.manifest, expected.origin, time.time())
+        self._store.models.remember(self._name, expected.manifest, expected.origin, time.time(), chosen=expected.older)
 
     def _is_kept(self, digest: Digest) -> bool:
         return any(
@@ -188,7 +192,7 @@ def _expected(store: Store, name: ModelName, pin: Digest | None, there: Digest |
         history = store.models.history(name)  # it may have let go of its lease just now, and then it is noted
     for index, entry in enumerate(history):
         if pin is None or entry.manifest.digest == pin:
-            return Expected(entry.manifest, entry.origin, noted=index == 0)
+            return Expected(entry.manifest, entry.origin, noted=index == 0, older=index > 0)
     return None
 
 

@@ -25,7 +25,7 @@ from syncd.oci.name import ModelName
 from syncd.store import layout
 from syncd.store.blobs import BlobStore
 from syncd.store.files import Entry, Folder, new_token
-from syncd.store.history import History, Publication
+from syncd.store.history import History, Past, Publication
 from syncd.store.locks import Lock
 
 _ATTEMPTS = 20
@@ -173,13 +173,28 @@ class ModelStore:
         """Remove what an outside Ollama left empty, as it does itself when it starts; how many folders that were."""
         return _prune(self._manifests, depth=3)
 
-    def remember(self, name: ModelName, manifest: Manifest, origin: str, now: float) -> None:
-        """Note in the history that this manifest was published ``now`` (seconds since the epoch), from ``origin``."""
-        self._history.add(name, manifest, origin, now)
+    def remember(self, name: ModelName, manifest: Manifest, origin: str, now: float, *, chosen: bool = False) -> None:
+        """Note in the history that this manifest was published ``now`` (seconds since the epoch), from ``origin``.
+
+        ``chosen``: somebody asked for this very version, whatever the registry's tag holds.
+        """
+        self._history.add(name, manifest, origin, now, chosen=chosen)
 
     def history(self, name: ModelName) -> tuple[Publication, ...]:
-        """What syncd published under exactly this name, the latest first."""
+        """The versions that syncd published under exactly this name, each once, the latest first."""
         return self._history.of(name)
+
+    def publications(self, name: ModelName) -> tuple[Publication, ...]:
+        """Every publication by syncd under exactly this name, the latest first."""
+        return self._history.publications(name)
+
+    def known(self, name: ModelName) -> ModelName:
+        """The stored name that Ollama takes for this one, else such a name that has a history, else this one."""
+        return self.find(name) or self._history.spelling(name) or name
+
+    def pasts(self) -> Iterator[Past]:
+        """What syncd published under every name, whether it still holds anything or not."""
+        return self._history.all()
 
     # Steps of the above
 

@@ -18,7 +18,7 @@ from syncd.api import v1
 from syncd.api.connections import Limits
 from syncd.api.listeners import Listeners, TcpDoor
 from syncd.daemon.rules import rules_of
-from syncd.daemon.settings import Settings
+from syncd.daemon.settings import Loaded
 from syncd.jobs import collect, remove, verify
 from syncd.jobs.board import Board, Job, JobView, Work
 from syncd.jobs.collect import CollectionPlan
@@ -56,7 +56,7 @@ class SmallDesk:
     store: Store
     by: str
     servers: None = None
-    rules: Rules = field(default_factory=lambda: rules_of(Settings()))
+    rules: Rules = field(default_factory=lambda: rules_of(Loaded()))
     told: list[ModelName] = field(default_factory=list)
 
     def now(self) -> float:

@@ -1,0 +1,50 @@
+"""What the settings say of integrity: which models may come in, and what collections leave."""
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from syncd.daemon.units import Seconds, Size
+
+Pattern: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
+PatternList: TypeAlias = Annotated[tuple[Pattern, ...], msgspec.Meta(min_length=1, max_length=1000)]
+
+_DAY = 86400.0
+
+
+class CollectInterval(Seconds):
+    """Between a minute and thirty days."""
+
+    least, most = 60.0, 30 * _DAY
+
+
+class QuarantineAge(Seconds):
+    """Between an hour and a year."""
+
+    least, most = 3600.0, 366 * _DAY
+
+
+class CollectSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[collect]``: what is given back that nothing needs any more."""
+
+    every: CollectInterval | None = None
+    """Seconds from one collection to the next. Unset: only ``syncd gc`` collects."""
+    keep_previous: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
+    """Versions of every published model, beside the published one, whose blobs stay for a rollback."""
+    quarantine_age: QuarantineAge = QuarantineAge(30 * _DAY)
+    """Seconds for which what was put into quarantine stays there."""
+
+
+class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[policy]``: which models may come in, whoever asks. Shell patterns (``*``, ``?``, ``[...]``), in any case."""
+
+    allow_registries: PatternList | None = None
+    """Hosts of registries (``registry.ollama.ai``, ``*.lan:5000``) that models may come from. Unset: all."""
+    deny_registries: PatternList | None = None
+    """Hosts of registries that no model may come from, whatever else allows it. Unset: none."""
+    allow_names: PatternList | None = None
+    """Names, in full (``host/namespace/model:tag``) or as they are shown, that may come in. Unset: all."""
+    deny_names: PatternList | None = None
+    """Names, likewise, that may not come in, whatever else allows them. Unset: none."""
+    max_size: Size | None = None
+    """Bytes that the blobs of one model may have together. Unset: no limit."""

@@ -123,7 +123,8 @@ class Here:
         )
 
     def cancel(self, what: str) -> "Cancelled":
-        """Nothing: raise ``NotFoundError``."""
+        """Nothing: raise ``NotFoundError``, or ``UsageError`` for what is neither a name nor a job's id."""
+        Reference.parse(what)  # an id looks like a name
         raise NotFoundError(
             f"{what}: no daemon runs, so there is no job to cancel",
             hint="a pull without one ends by Ctrl-C where it runs, or by 'syncd rm NAME'",

@@ -10,12 +10,15 @@ import signal
 import sys
 from collections.abc import Sequence
 
-import click
+try:
+    import click
 
-from syncd import __version__
-from syncd.cli.interrupt import InterruptedBySignalError
-from syncd.cli.options import VERBOSE, examples, shared
-from syncd.errors import ExitCode
+    from syncd import __version__
+    from syncd.cli.interrupt import InterruptedBySignalError
+    from syncd.cli.options import VERBOSE, examples, shared
+    from syncd.errors import ExitCode
+except KeyboardInterrupt:  # most of the time until run(): it would end in Python's traceback
+    raise SystemExit(128 + signal.SIGINT) from None
 
 _COMMANDS = {
     "init": "syncd.cli.stores:init",

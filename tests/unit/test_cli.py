@@ -94,6 +94,12 @@ def test_the_version_costs_none_of_the_large_imports(cli: Cli) -> None:
     assert not {"aiohttp", "asyncio", "cryptography", "msgspec", "rich", "structlog"} & set(done.stdout.split())
 
 
+def test_ctrl_c_while_it_starts_ends_it_without_a_traceback(cli: Cli) -> None:
+    (cli.home / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = cli("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(cli: Cli, command: str) -> None:
     done = cli(command, "--help")

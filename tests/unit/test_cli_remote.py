@@ -625,6 +625,15 @@ def test_without_a_daemon_there_is_nothing_to_cancel(syncd: Command) -> None:
     assert "no daemon runs" in errors
 
 
+def test_what_is_neither_a_name_nor_a_job_cannot_be_cancelled_anywhere(syncd: Command, daemon: ScriptedDaemon) -> None:
+    daemon.says("/syncd/v1/jobs", {"jobs": [JOB]})
+    with_daemon = syncd("cancel", "bad name")
+    daemon.path.unlink()
+
+    assert syncd("cancel", "bad name") == with_daemon
+    assert with_daemon[0] == 2
+
+
 def test_where_nobody_may_look_is_no_way_around(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         assert place.control_socket([tmp_path / "none", tmp_path]) == tmp_path

@@ -1,13 +1,16 @@
 """A blob, from whatever its partial file already holds to verified bytes."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
-from syncd.aio import in_thread, only_error
+from syncd.aio import in_thread, in_thread_stoppable, only_error
 from syncd.download.counters import Counters, Step
 from syncd.download.journal import Journal
 from syncd.download.pace import Clock, Random, RateLimit
 from syncd.download.prefix import chunk_blake3
+from syncd.download.salvage import salvage
 from syncd.download.transfer import BlobSource, FetchSettings, Means, OneStreamError, Transfer
 from syncd.errors import IntegrityError, SyncdError
 from syncd.oci.chunks import ChunkMap, chunk_bounds
@@ -38,8 +41,17 @@ class Fetcher:
         return True
 
     def stage(self, blobs: BlobStore, blob: Descriptor) -> Partial:
-        """Open the partial that ``blob`` is fetched into; under the digest's lock."""
-        return blobs.stage(blob)
+        """Open the partial that ``blob`` is fetched into; under the digest's lock.
+
+        If a damaged file lies under its name, what is right of that does not cross the network again.
+        """
+        partial = blobs.stage(blob)
+        try:
+            partial.remains = blobs.remains(blob)
+        except BaseException:
+            partial.close()
+            raise
+        return partial
 
     def blob(self, name: ModelName, partial: Partial) -> "BlobFetch":
         """The fetch of one blob of ``name``. The caller holds the digest's lock and closes ``partial``."""
@@ -76,7 +88,8 @@ class BlobFetch:
     async def run(self) -> ChunkMap:
         """Fetch what is missing, verify the whole by SHA-256, and give the chunk map.
 
-        A blob that does not match is fetched once more, from another source where there is one. Raise
+        A blob that does not match is fetched once more, from another source where there is one: all of it, or where an
+        older map tells which chunks are wrong, those. Raise
         ``IntegrityError`` if that does not match either (nothing is kept then), else ``SyncdError``: the chunks that
         came stay in the partial file for the next run, unless an fsync failed: then nothing in it can be trusted.
         """
@@ -96,9 +109,12 @@ class BlobFetch:
             return first.chunks
         self.counters.retries += 1
         self.counters.trouble = f"{self._blob.digest}: {_origins(first.sources)} gave other bytes"
-        self._found = 0
+        held = self._beyond_doubt(first.chunks)
+        self._found = _bytes(held, self._blob)
         await in_thread(journal.clear)
-        second = await self._attempt(journal, {}, avoid=first.sources)
+        for index, blake3 in held.items():
+            await in_thread(journal.claim, index, blake3)
+        second = await self._attempt(journal, held, avoid=first.sources)
         if second.digest == self._blob.digest:
             return second.chunks
         await in_thread(self._partial.discard)
@@ -119,9 +135,19 @@ class BlobFetch:
         hashes = tuple(hash_ for _, hash_ in sorted(transfer.chunks.done.items()))
         return _Attempt(found, ChunkMap(self._blob.size, hashes), frozenset(transfer.sources))
 
+    def _beyond_doubt(self, chunks: ChunkMap) -> dict[int, bytes]:
+        """Of a blob that is wrong, the chunks that cannot be to blame: none, if its map would have all be right."""
+        if self._partial.remains is None:
+            return {}
+        known = self._partial.remains.known.hashes
+        right = {index: blake3 for index, blake3 in enumerate(chunks.hashes) if known[index] == blake3}
+        return right if len(right) < len(known) else {}
+
     async def _check(self, journal: Journal) -> dict[int, bytes]:
-        """The chunks that the journal claims and the disk really holds."""
+        """The chunks that the journal claims, or that remains of the blob give, and that the disk really holds."""
         claims = await in_thread(journal.read)
+        if self._partial.remains is not None:
+            claims = await in_thread_stoppable(partial(salvage, self._partial, self._partial.remains, journal, claims))
         if not claims:
             return {}
         await in_thread(self._partial.sync)
@@ -133,6 +159,10 @@ class BlobFetch:
                 start, end = chunk_bounds(index, self._blob.size)
                 self._found += end - start
         return held
+
+
+def _bytes(chunks: Iterable[int], blob: Descriptor) -> int:
+    return sum(end - start for start, end in (chunk_bounds(index, blob.size) for index in chunks))
 
 
 @dataclass(frozen=True, slots=True)

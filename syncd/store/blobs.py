@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 
 from syncd.errors import StoreError, SyncdError
 from syncd.oci.chunks import ChunkMap
@@ -12,11 +13,14 @@ from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.store import layout
 from syncd.store.allocate import allocate
-from syncd.store.check import BlobCheck, Verdict
+from syncd.store.check import BlobCheck, Passed, Verdict
+from syncd.store.direct import DirectReader
 from syncd.store.files import Folder, NotAFileError, fsync_file, same_file, translated
 from syncd.store.locks import Locks
 from syncd.store.partial import Partial
 from syncd.store.records import Identity, Record, Records
+from syncd.store.remains import Remains
+from syncd.store.scrutiny import Scrutiny
 
 __all__ = ["BlobStatus", "BlobStore", "Partial", "VerificationStoppedError"]
 
@@ -29,7 +33,7 @@ class BlobStatus(StrEnum):
 
     STORED = "stored"  # in blobs/, and it is the file that passed SHA-256
     UNVERIFIED = "unverified"  # something of the right size is there: hash it first
-    ABSENT = "absent"  # to be fetched
+    ABSENT = "absent"  # to be fetched; what is known to be wrong counts as absent, and its right chunks are used again
 
 
 class VerificationStoppedError(SyncdError):
@@ -65,8 +69,9 @@ class BlobStore:
         kept = self._regular(self._keep, file)
         if kept and kept.st_size == blob.size and record and record.identity == Identity.of(kept):
             return BlobStatus.STORED, False
-        if any(found and found.st_size == blob.size for found in (visible, kept)):
-            return BlobStatus.UNVERIFIED, visible is not None
+        for found in (visible, kept):
+            if found and found.st_size == blob.size and not (record and record.condemns(found)):
+                return BlobStatus.UNVERIFIED, visible is not None
         return BlobStatus.ABSENT, visible is not None
 
     def reserved(self, digest: Digest) -> int:
@@ -80,15 +85,87 @@ class BlobStore:
         """A pass over what lies in ``blobs/``; None if nothing does. ``StoreError`` if it is no regular file."""
         return self._check(blob, self._blobs)
 
-    def conclude(self, check: BlobCheck) -> Verdict:
-        """What a finished pass found, and remember it: a right one is recorded, a wrong one loses its record."""
+    def open_scrutiny(self, blob: Descriptor, reader: DirectReader, *, whole: bool) -> Scrutiny | None:
+        """A pass over what the disk holds of ``blobs/``, likewise; by its record's map, unless ``whole`` is asked."""
+        file = layout.blob_file(blob.digest)
+        self._regular(self._blobs, file)
+        fd = self._blobs.open_file(file)
+        if fd is None:
+            return None
+        try:
+            return Scrutiny(blob, fd, self._blobs.path / file, self._records.get(blob.digest), reader, whole=whole)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def in_place(self, check: Passed) -> bool:
+        """Whether the file that was read is still the one in ``blobs/``."""
+        with translated(check.path):
+            mine = os.fstat(check.fd)
+        return same_file(mine, self._blobs.stat(layout.blob_file(check.blob.digest)))
+
+    def conclude(self, check: Passed) -> Verdict:
+        """What a finished pass found, and remember it: a right one is recorded, a wrong one counts no longer."""
         verdict = check.verdict()
         if verdict is Verdict.RIGHT:
             return verdict if self._adopt(check) else Verdict.CHANGED
         # A wrong size may be the manifest's lie about a blob that is right by another manifest.
         if verdict in {Verdict.WRONG_BYTES, Verdict.UNREADABLE}:
-            self._forget(check)
+            self.condemn(blob=check.blob, fd=check.fd, path=check.path)
         return verdict
+
+    def condemn(self, blob: Descriptor, fd: int, path: Path) -> None:
+        """Remember that the file behind ``fd``, at ``path``, is not ``blob``: from now on it counts as absent.
+
+        It stays where it is until a commit replaces it, and the map of the right content stays with it. Nothing is
+        remembered where ``keep/`` has the file that is known to be right.
+        """
+        file = layout.blob_file(blob.digest)
+        with translated(path):
+            mine = os.fstat(fd)
+        kept = self._keep.stat(file)
+        record = self._records.get(blob.digest)
+        if record is None or record.identity.is_file(mine) or not record.identity.is_file(kept):
+            self._records.put(Record.condemned(blob, mine, None if record is None else record.chunks))
+        if same_file(mine, kept):
+            self._keep.unlink(file)
+
+    def is_condemned(self, blob: Descriptor) -> bool:
+        """Whether what lies in ``blobs/`` was found to be wrong."""
+        record, visible = self._records.get(blob.digest), self._blobs.stat(layout.blob_file(blob.digest))
+        return record is not None and visible is not None and record.condemns(visible)
+
+    def has_map(self, digest: Digest) -> bool:
+        """Whether anything is known of its chunks."""
+        record = self._records.get(digest)
+        return record is not None and record.has_map
+
+    def remains(self, blob: Descriptor, known: ChunkMap | None = None) -> Remains | None:
+        """The files under the blob's name, to take its right chunks from; None where no map tells which those are.
+
+        ``known``: a map, where the record has none. The caller closes it.
+        """
+        record = self._records.get(blob.digest)
+        if record is not None and record.chunks.size == blob.size and record.has_map:
+            known = record.chunks
+        if known is None:
+            return None
+        remains = Remains(known)
+        try:
+            for folder in (self._blobs, self._keep):
+                self._add(remains, folder, layout.blob_file(blob.digest))
+        except BaseException:
+            remains.close()
+            raise
+        return remains
+
+    def _add(self, remains: Remains, folder: Folder, file: str) -> None:
+        try:
+            fd = folder.open_file(file)
+        except NotAFileError:
+            return
+        if fd is not None:
+            remains.add(fd, folder.path / file)
 
     def verify(self, blob: Descriptor, *, on_bytes: Callable[[int], None], cancelled: Callable[[], bool]) -> bool:
         """Hash what lies in ``blobs/`` (or only in ``keep/``). True: it is right, and stored from now on.
@@ -256,7 +333,7 @@ class BlobStore:
         self._keep.link(file, self._blobs, file, through=self._staging)
         self._blobs.fsync()
 
-    def _adopt(self, check: BlobCheck) -> bool:
+    def _adopt(self, check: Passed) -> bool:
         """Record what passed; False if its name has become another file's meanwhile."""
         file = layout.blob_file(check.blob.digest)
         with translated(check.path):
@@ -285,13 +362,3 @@ class BlobStore:
         """Remove what the fetch of a blob that is stored left, where a crash came before its last step."""
         self._staging.unlink(layout.journal_file(digest), missing_ok=True)
         self._staging.unlink(layout.partial_file(digest), missing_ok=True)
-
-    def _forget(self, check: BlobCheck) -> None:
-        file = layout.blob_file(check.blob.digest)
-        with translated(check.path):
-            mine = os.fstat(check.fd)
-        record = self._records.get(check.blob.digest)
-        if record is not None and (record.identity.device, record.identity.inode) == (mine.st_dev, mine.st_ino):
-            self._records.remove(check.blob.digest)
-        if same_file(mine, self._keep.stat(file)):
-            self._keep.unlink(file)

@@ -3,7 +3,6 @@
 They become partials, which ``BlobStore.commit`` makes blobs, as it does with what was fetched.
 """
 
-import errno
 import fcntl
 import os
 import signal
@@ -12,20 +11,19 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
-from syncd.errors import IntegrityError, SyncdError
+from syncd.errors import SyncdError
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.oci.manifest import Descriptor
 from syncd.store import layout
 from syncd.store.blobs import BlobStore
-from syncd.store.files import Folder, error_of, same_file, translated, write_all
+from syncd.store.copying import BAD_MEDIUM, NO_CLONE, SpoiltError, copy_range, read_exactly
+from syncd.store.files import Folder, error_of, same_file, translated
 from syncd.store.hashing import Hashed, hash_file
 from syncd.store.partial import Partial
 
+__all__ = ["Intake", "Intakes", "SpoiltError", "Way", "check_source"]
+
 _FICLONE = 0x40049409  # linux/fs.h; fcntl.FICLONE is new in Python 3.12
-_NO_CLONE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM})
-_NO_COPY = frozenset({*_NO_CLONE, errno.EBADF, errno.ETXTBSY})  # overlayfs, old kernels, odd file systems
-_BAD_MEDIUM = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
-_PART = 1024 * 1024  # bytes
 
 
 class Way(StrEnum):
@@ -34,10 +32,6 @@ class Way(StrEnum):
     LINK = "link"  # its inode gets another name: nothing is written
     REFLINK = "reflink"  # its blocks are shared until somebody writes
     COPY = "copy"
-
-
-class SpoiltError(IntegrityError):
-    """A source's file is not what its name says, or cannot be read."""
 
 
 class Intake(Partial):
@@ -85,7 +79,7 @@ class Intake(Partial):
         try:
             count = self.read_into(buffer, offset)
         except SyncdError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _BAD_MEDIUM:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in BAD_MEDIUM:
                 raise SpoiltError(f"{self.origin} cannot be read: {error.message}") from error
             raise
         if count < len(buffer):
@@ -204,57 +198,18 @@ def check_source(
     """Raise ``SpoiltError`` unless the file behind ``source`` is ``blob``. Blocks; it may change afterwards."""
 
     def read(buffer: memoryview, offset: int) -> None:
-        _read(source, buffer, offset, origin)
+        read_exactly(source, buffer, offset, origin)
 
     hashed = hash_file(read, blob.size, on_bytes=on_bytes, cancelled=cancelled)
     if hashed.digest != blob.digest:
         raise SpoiltError(f"{origin} holds other bytes: they hash to {hashed.digest}")
 
 
-def copy_range(source: int, target: int, offset: int, size: int, origin: Path, path: Path) -> None:
-    """Copy ``size`` bytes at ``offset``, in the kernel where it can (copy_file_range(2)). Raise ``SyncdError``."""
-    end = offset + size
-    while offset < end:
-        try:
-            count = os.copy_file_range(source, target, end - offset, offset, offset)
-        except OSError as error:
-            if error.errno in _BAD_MEDIUM:
-                raise SpoiltError(f"{origin} cannot be read: {os.strerror(error.errno)}") from error
-            if error.errno not in _NO_COPY:
-                raise error_of(error, path) from error
-            _copy_by_hand(source, target, offset, end, origin, path)
-            return
-        if count == 0:
-            raise SpoiltError(f"{origin} was cut while it was being read")
-        offset += count
-
-
-def _copy_by_hand(source: int, target: int, offset: int, end: int, origin: Path, path: Path) -> None:
-    buffer = memoryview(bytearray(_PART))
-    while offset < end:
-        part = buffer[: min(_PART, end - offset)]
-        _read(source, part, offset, origin)
-        write_all(target, (part,), offset, path)
-        offset += len(part)
-
-
-def _read(source: int, buffer: memoryview, offset: int, origin: Path) -> None:
-    done = 0
-    while done < len(buffer):
-        try:
-            count = os.preadv(source, (buffer[done:],), offset + done)
-        except OSError as error:
-            raise SpoiltError(f"{origin} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
-        if count == 0:
-            raise SpoiltError(f"{origin} was cut while it was being read")
-        done += count
-
-
 def _clone(source: int, target: int) -> bool:
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as error:
-        if error.errno in _NO_CLONE:
+        if error.errno in NO_CLONE:
             return False
         raise error_of(error, Path(f"/proc/self/fd/{target}")) from error
     return True

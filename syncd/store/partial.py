@@ -8,14 +8,18 @@ from syncd.errors import StoreError
 from syncd.oci.manifest import Descriptor
 from syncd.store import layout
 from syncd.store.files import Folder, fdatasync_file, translated, write_all
+from syncd.store.remains import Remains
 
 
 class Partial:
     """An open partial. Its opener holds the digest's lock until it is committed, discarded or closed.
 
     ``fresh``: it was made just now and holds nothing. ``preallocated``: its blocks are reserved, so that writing them
-    cannot fail for want of space. Methods may run in threads, on regions that do not overlap.
+    cannot fail for want of space. ``remains``: files that may hold chunks of it, closed with it; None: nobody knows of
+    any. Methods may run in threads, on regions that do not overlap.
     """
+
+    remains: Remains | None = None
 
     def __init__(self, blob: Descriptor, fd: int, staging: Folder, *, fresh: bool, preallocated: bool) -> None:
         self.blob = blob
@@ -80,6 +84,8 @@ class Partial:
 
     def close(self) -> None:
         """Leave it for later; calling it again does nothing."""
+        if self.remains is not None:
+            self.remains.close()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)

@@ -1,4 +1,4 @@
-"""``quarantine/``: what lay in the shared folders and was no whole part of a model. Nothing in here is ever deleted.
+"""``quarantine/``: what lay in the shared folders and was no whole part of a model. Only age removes it (``sweep.py``).
 
 Each thing keeps its name, with a token behind it: the same name may come here again.
 """
@@ -56,6 +56,11 @@ class Quarantine:
             self._keep.unlink(file)
             self._keep.fsync()
         return self.take_leftover(file)
+
+    def take_damaged(self, digest: Digest) -> bool:
+        """Move whatever lies under a blob's name, as ``take_blob`` does; False if nothing does."""
+        found = self._blobs.stat(layout.blob_file(digest))
+        return found is not None and self.take_blob(digest, Identity.of(found))
 
     def keep_copy(self, digest: Digest, identity: Identity) -> bool:
         """Give a blob's file another name in here, so that its bytes stay when a whole one takes its place.

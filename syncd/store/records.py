@@ -13,13 +13,15 @@ import blake3
 import msgspec
 
 from syncd.errors import StoreError, SyncdError
-from syncd.oci.chunks import BLAKE3_BYTES, ChunkMap
+from syncd.oci.chunks import BLAKE3_BYTES, ChunkMap, chunk_count
 from syncd.oci.digest import Digest
-from syncd.oci.manifest import MAX_BLOB_BYTES
+from syncd.oci.manifest import MAX_BLOB_BYTES, Descriptor
 from syncd.store import layout
 from syncd.store.files import Folder, new_token, write_all
 
+_CONDEMNED = -(1 << 62)  # ns; no file has this mtime, so that a condemned file is never taken for a verified one
 _MAX_BYTES = 1024 + 4 * BLAKE3_BYTES * (MAX_BLOB_BYTES // (16 << 20)) // 2
+_NO_HASH = bytes(BLAKE3_BYTES)  # stands for a chunk that nobody knows: no content has this hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,38 @@ class Identity:
         """The identity of what was stat'ed."""
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
+    def is_file(self, found: os.stat_result | None) -> bool:
+        """Whether this was the same file, whatever became of its size and its mtime."""
+        return found is not None and (self.device, self.inode) == (found.st_dev, found.st_ino)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """``identity`` is the file that passed SHA-256 as ``digest``; ``chunks`` is the map of its content."""
+    """``identity`` is the file that passed SHA-256 as ``digest``; ``chunks`` is the map of its content.
+
+    A condemned one speaks of a file that was found to be wrong. Its map is still that of the right content: with it,
+    whoever mends the blob fetches what is damaged and no more.
+    """
 
     digest: Digest
     identity: Identity
     chunks: ChunkMap
+
+    @classmethod
+    def condemned(cls, blob: Descriptor, found: os.stat_result, known: ChunkMap | None) -> Self:
+        """That the file ``found`` is not ``blob``. ``known``: its map; None: nobody knows of any chunk."""
+        if known is None or known.size != blob.size:
+            known = ChunkMap(blob.size, (_NO_HASH,) * chunk_count(blob.size))
+        return cls(blob.digest, Identity(found.st_dev, found.st_ino, blob.size, _CONDEMNED), known)
+
+    def condemns(self, found: os.stat_result) -> bool:
+        """Whether this very file was found to be wrong."""
+        return self.identity.mtime_ns == _CONDEMNED and self.identity.is_file(found)
+
+    @property
+    def has_map(self) -> bool:
+        """Whether it knows any chunk."""
+        return any(one != _NO_HASH for one in self.chunks.hashes)
 
 
 class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -177,7 +177,7 @@ def test_right_size_and_wrong_bytes_are_never_stored(store: Store) -> None:
 
     assert store.blobs.status(BLOB) is BlobStatus.UNVERIFIED
     assert not verify(store)
-    assert store.blobs.status(BLOB) is BlobStatus.UNVERIFIED
+    assert store.blobs.status(BLOB) is BlobStatus.ABSENT
     assert path.read_bytes() == b"x" * BLOB.size  # until a commit replaces it
 
 
@@ -188,15 +188,21 @@ def test_another_size_is_absent(store: Store) -> None:
     assert not verify(store)
 
 
-def test_a_blob_that_was_written_into_is_unverified_and_its_record_goes(store: Store) -> None:
+def test_a_blob_that_was_written_into_is_condemned_and_its_map_stays(store: Store) -> None:
     commit(store, CONTENT)
     blob_path(store, BLOB).chmod(0o644)
     with blob_path(store, BLOB).open("r+b") as file:
         file.write(b"evil")
 
     assert store.blobs.status(BLOB) is BlobStatus.UNVERIFIED
+    known = store.records.get(BLOB.digest)
     assert not verify(store)
-    assert store.records.get(BLOB.digest) is None
+    record = store.records.get(BLOB.digest)
+    assert known
+    assert record
+    assert record.condemns(blob_path(store, BLOB).stat())
+    assert record.chunks == known.chunks  # by which a repair knows what is still good
+    assert store.blobs.status(BLOB) is BlobStatus.ABSENT
     assert not kept(store).exists()
 
 

@@ -68,7 +68,6 @@ class Control:
             web.post("/syncd/v1/pull", self.pull),
             web.post("/syncd/v1/cancel", self.cancel),
             web.post("/syncd/v1/remove", self.remove),
-            web.post("/syncd/v1/collect", self.collect),
             web.post("/syncd/v1/verify", self.verify),
             web.post("/syncd/v1/reload", self.reload),
         ]
@@ -129,12 +128,6 @@ class Control:
         name = ModelName.parse(asked.name)
         removal = await self._service.remove(name, by=(await peer(request)).words, dry_run=asked.dry_run)
         return answer(events.removed(removal, dry_run=asked.dry_run))
-
-    async def collect(self, request: web.Request) -> web.Response:
-        """Give back the space of what nobody needs."""
-        asked = await self._body(request, v1.CollectRequest)
-        plan = await self._service.collect(by=(await peer(request)).words, dry_run=asked.dry_run)
-        return answer(events.collected(plan, dry_run=asked.dry_run))
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
         """Have servers load models anew, or prove them. It goes on when the client does not."""

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from syncd.errors import IntegrityError, SyncdError
+from syncd.errors import SyncdError
 from syncd.jobs.progress import Phase, PullOutcome, PullProgress, Totals
 from syncd.text import printable, printable_json
 
 if TYPE_CHECKING:  # an error's event must not wait for the imports of every job
-    from syncd.jobs.collect import CollectionPlan
     from syncd.jobs.remove import Removal
     from syncd.jobs.verify import Fault, Verification, VerifyProgress
 
@@ -105,20 +104,6 @@ class Removed(msgspec.Struct, frozen=True):
     freed_bytes: int
     freed: tuple[str, ...]
     shared: tuple[str, ...]
-
-
-class Collected(msgspec.Struct, frozen=True):
-    """``gc``: blobs (by digest) and leftovers (by file) that were, or would be, taken.
-
-    ``freed_bytes``: all their sizes; ``sizes``: of each.
-    """
-
-    event: Literal["collected"]
-    dry_run: bool
-    freed_bytes: int
-    blobs: tuple[str, ...]
-    leftovers: tuple[str, ...]
-    sizes: dict[str, int]
 
 
 class Verifying(msgspec.Struct, frozen=True):
@@ -233,26 +218,6 @@ def removed(planned: "Removal", *, dry_run: bool) -> Removed:
         freed_bytes=planned.freed_bytes,
         freed=tuple(str(blob.digest) for blob in planned.freed),
         shared=tuple(str(blob.digest) for blob in planned.shared),
-    )
-
-
-def collected(planned: "CollectionPlan", *, dry_run: bool) -> Collected:
-    """The event for a collection. Raise ``IntegrityError`` for one that a broken manifest kept from taking anything."""
-    if planned.broken:
-        one = planned.broken[0]
-        raise IntegrityError(
-            f"nothing is collected while manifests/{one.path} cannot be read: {one.problem}",
-            hint=f"'syncd pull {one.name}' replaces it, 'syncd rm {one.name}' removes it" if one.name else None,
-        )
-    blobs = {str(blob.digest): blob.size for blob in planned.blobs}
-    leftovers = {printable(file.name): file.size for file in planned.staged}
-    return Collected(
-        event="collected",
-        dry_run=dry_run,
-        freed_bytes=planned.freed,
-        blobs=tuple(blobs),
-        leftovers=tuple(leftovers),
-        sizes=blobs | leftovers,
     )
 
 

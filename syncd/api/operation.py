@@ -30,6 +30,12 @@ class ServersDesk(Protocol):
     def loaded(self) -> frozenset[Digest]:
         """The manifests under which any server has something in its memory, as of the last looks."""
 
+    def busy(self) -> tuple[str, ...]:
+        """Why no blob may go right now that no server is known to have loaded, in sentences.
+
+        Servers start or reload, or nobody knows what they have loaded.
+        """
+
 
 class Desk(Protocol):
     """What an operation works with. Whatever can fail raises ``SyncdError``."""

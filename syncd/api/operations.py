@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from syncd.api.collect import COLLECT
 from syncd.api.history import HISTORY
 from syncd.api.operation import Operation
+from syncd.api.pins import PIN, UNPIN
+from syncd.api.rollback import ROLLBACK
 
-OPERATIONS: Sequence[Operation[Any, Any]] = (HISTORY,)
+OPERATIONS: Sequence[Operation[Any, Any]] = (COLLECT, HISTORY, PIN, ROLLBACK, UNPIN)

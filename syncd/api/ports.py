@@ -6,7 +6,6 @@ from typing import Protocol
 from syncd.api import v1
 from syncd.api.operation import Desk
 from syncd.jobs.board import Board, Job
-from syncd.jobs.collect import CollectionPlan
 from syncd.jobs.remove import Removal
 from syncd.jobs.verify import Verification, VerifyProgress
 from syncd.oci.name import ModelName, Reference
@@ -41,9 +40,6 @@ class Service(Protocol):
 
     async def remove(self, name: ModelName, *, by: str, dry_run: bool) -> Removal:
         """Remove a model, its pull cancelled first. A model that the settings want is refused: ``file:line``."""
-
-    async def collect(self, *, by: str, dry_run: bool) -> CollectionPlan:
-        """Give back the space of what nobody needs."""
 
     async def verify(
         self, names: tuple[ModelName, ...] | None, *, by: str, on_progress: Callable[[VerifyProgress], None]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from syncd.api.catalogue import rfc3339
+from syncd.api.collected import CollectionInfo
 from syncd.api.events import BlobEvent, Ended, Failed, ended, failed
 from syncd.errors import (
     BusyError,
@@ -182,6 +183,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[JobInfo, ...]
     rollouts: tuple[RolloutInfo, ...] = ()
     instances: tuple[InstanceInfo, ...] = ()
+    collection: CollectionInfo | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,12 +212,6 @@ class RemoveRequest(msgspec.Struct, frozen=True):
     """``POST /syncd/v1/remove``."""
 
     name: str
-    dry_run: bool = False
-
-
-class CollectRequest(msgspec.Struct, frozen=True):
-    """``POST /syncd/v1/collect``."""
-
     dry_run: bool = False
 
 

@@ -77,18 +77,6 @@ class Here:
                 hint="take it out there first, then remove it",
             )
 
-    def collect(self, *, dry_run: bool) -> events.Collected:
-        """Give back the space of what nobody needs."""
-        from syncd.cli import running  # noqa: PLC0415 - see above
-        from syncd.jobs import collect as collection  # noqa: PLC0415 - see above
-
-        with self.session.open_store(writes=not dry_run) as store:
-            if dry_run:
-                planned = collection.plan(store, time.time())
-            else:
-                planned = running.run(collection.collect(store, now=time.time()))
-        return events.collected(planned, dry_run=dry_run)
-
     def verify(
         self, names: Sequence[ModelName] | None, watch: Watch
     ) -> tuple[Sequence[events.FaultFound], events.Verified]:

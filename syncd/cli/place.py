@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
-from syncd.api.events import Collected, FaultFound, Removed, Verified, Verifying
+from syncd.api.events import FaultFound, Removed, Verified, Verifying
 from syncd.cli.session import Session
 from syncd.daemon.settings import socket_candidates
 from syncd.errors import BusyError, NotAuthorisedError
@@ -56,9 +56,6 @@ class Place(Protocol):
 
     def removing(self, *, dry_run: bool) -> AbstractContextManager[Callable[[ModelName], Removed]]:
         """While it is entered: what removes a model, and says what that meant."""
-
-    def collect(self, *, dry_run: bool) -> Collected:
-        """Give back the space of what nobody needs."""
 
     def verify(self, names: Sequence[ModelName] | None, watch: Watch) -> tuple[Sequence[FaultFound], Verified]:
         """Hash the blobs of these models, or of all; ``watch`` is entered meanwhile."""

@@ -1,4 +1,4 @@
-"""``syncd rm`` and ``syncd gc``: what takes away. ``--dry-run`` shows the very plan that a real run executes."""
+"""``syncd rm``. ``--dry-run`` shows the very plan that a real run executes."""
 
 import sys
 
@@ -53,29 +53,3 @@ def removed_line(event: events.Removed) -> str:
     if event.shared:
         parts.append(f"{words.count(len(event.shared), 'blob')} stay, which others need")
     return ", ".join(parts) + "\n"
-
-
-@click.command(epilog=examples("syncd gc --dry-run", "syncd gc"))
-@dry_run
-@as_json
-@shared
-@click.pass_context
-def gc(context: click.Context, *, dry_run: bool, as_json: bool) -> None:
-    """Give back the space of blobs that no model names any more, and of what crashes left.
-
-    A blob stays for an hour after it was last needed, and what an interrupted pull has fetched for seven days.
-    """
-    session = Session.begin(context)
-    logs.configure(session.verbosity)
-    event = place.of(session).collect(dry_run=dry_run)
-    sys.stdout.write(events.line(event) if as_json else collected_text(event))
-
-
-def collected_text(event: events.Collected) -> str:
-    """What was, or would be, taken: a line each, and the sum."""
-    lines = [f"{printable(blob)}  {size(event.sizes.get(blob, 0))}" for blob in event.blobs]
-    lines += [
-        f"{printable(file)}  {size(event.sizes.get(file, 0))}  left by an interrupted pull" for file in event.leftovers
-    ]
-    verb = "would be given back" if event.dry_run else "given back"
-    return "".join(f"{line}\n" for line in (*lines, f"{size(event.freed_bytes)} {verb}"))

@@ -2,8 +2,10 @@
 
 from syncd.api import v1
 from syncd.api.catalogue import rfc3339
+from syncd.api.collected import CollectionInfo
 from syncd.daemon.inventory import Count, count
 from syncd.daemon.settings import Loaded, ModelSettings
+from syncd.store import collected
 from syncd.store.root import Store
 from syncd.text import printable
 
@@ -36,6 +38,18 @@ def status(store: Store, loaded: Loaded, now: float) -> v1.Status:
             if loaded.where(one.name) is None
         ),
         jobs=(),
+        collection=_collection(store, loaded),
+    )
+
+
+def _collection(store: Store, loaded: Loaded) -> CollectionInfo:
+    note = collected.read(store.state)
+    return CollectionInfo(
+        every=loaded.settings.collect.every,
+        last=rfc3339(note.completed) if note.completed else None,
+        freed=note.freed,
+        quarantine=sum(one.size for one in store.sweep.quarantined()),
+        reclaimable=None,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from syncd.api import v1
+from syncd.api.collected import CollectionInfo
 from syncd.cli import status_servers, words
 from syncd.cli.sheets import Row, Sheet, Tone, row
 from syncd.text import printable, size
@@ -62,7 +63,19 @@ def _head(found: v1.Status, now: float) -> tuple[Row, ...]:
     if store.broken:
         broken = f"{words.count(store.broken, 'manifest')} cannot be read: 'syncd list' names them"
         rows.append(Row(("BROKEN", broken), Tone.BAD))
+    rows += _collection(found.collection, now)
     return tuple(Row(tuple(printable(cell, limit=1000) for cell in row.cells), row.tone) for row in rows)
+
+
+def _collection(found: CollectionInfo | None, now: float) -> list[Row]:
+    """What ``syncd gc`` did and would do, where there is anything to say of it."""
+    if found is None:
+        return []
+    parts = [f"last {words.ago(now - _seconds(found.last))}"] if found.last else []
+    parts += [f"{size(found.reclaimable)} for 'syncd gc'"] if found.reclaimable else []
+    parts += [f"{size(found.quarantine)} in quarantine"] if found.quarantine else []
+    rows = [Row(("collection", ", ".join(parts)))] if parts else []
+    return rows + [Row(("", f"waits: {why}")) for why in found.waiting]
 
 
 def _models(found: v1.Status, now: float) -> Sheet:

@@ -11,7 +11,7 @@ import msgspec
 
 from syncd.api import v1
 from syncd.api.catalogue import Listing, Shown
-from syncd.api.events import Collected, Failed, FaultFound, Removed, Verified, Verifying
+from syncd.api.events import Failed, FaultFound, Removed, Verified, Verifying
 from syncd.cli.place import Limits, Watch
 from syncd.cli.remote import WORK_SECONDS, Client, DaemonGoneError, greet, owns, unintelligible
 from syncd.cli.render import PullView
@@ -83,12 +83,6 @@ class There:
         if not dry_run:
             self._say_where()
         yield remove
-
-    def collect(self, *, dry_run: bool) -> Collected:
-        """Give back the space of what nobody needs."""
-        if not dry_run:
-            self._say_where()
-        return self.client.post("/syncd/v1/collect", v1.CollectRequest(dry_run), Collected, within=WORK_SECONDS)
 
     def verify(self, names: Sequence[ModelName] | None, watch: Watch) -> tuple[Sequence[FaultFound], Verified]:
         """Hash the blobs of these models, or of all. Whoever goes away stops it."""

@@ -112,6 +112,10 @@ class Fleet:
                     continue
         return frozenset(found)
 
+    def unsettled(self) -> tuple[str, ...]:
+        """Of which servers nobody knows what they have in their memory, or will have in a moment, and why."""
+        return tuple(why for post in self._posts.values() if (why := post.unsettled()) is not None)
+
     async def observe(self, instance: str) -> Row:
         """Look at a server now (level 1). Raise ``NotFoundError`` for one that is not there."""
         post = self._post(instance)

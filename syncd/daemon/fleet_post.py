@@ -13,7 +13,7 @@ from syncd.daemon.server_settings import ProbeSettings
 from syncd.daemon.shelf import Shelf
 from syncd.daemon.turns import Turns
 from syncd.instances.model import Instance
-from syncd.instances.ollama import OllamaServer, ProbeError, Reason
+from syncd.instances.ollama import Loaded, OllamaServer, ProbeError, Reason
 from syncd.instances.plan import (
     NEVER,
     Pace,
@@ -46,6 +46,8 @@ from syncd.instances.probe import (
     judge,
 )
 from syncd.oci.name import ModelName
+
+_MAY_START = 600.0  # seconds for which a server that has just gone down is expected back
 
 
 class Heard(Protocol):
@@ -86,6 +88,8 @@ class Post:
         self._woken = asyncio.Event()
         self._look: Look | None = None
         self._known: dict[str, Known] = {}
+        self._held: tuple[Loaded, ...] = ()  # in its memory, as of the last look that told
+        self._down_since: float | None = None
         self._life = 1
         self._greeted = 0  # the life in which it was last told to be there
         self._untouched: Untouched = frozenset()
@@ -113,8 +117,21 @@ class Post:
         return judge(model, self._look, known, life=self._life, weights_of=self._means.shelf.weights_of)
 
     def loaded(self) -> frozenset[str]:
-        """Hex digests of the manifests under which something is in its memory, as of the last look."""
-        return frozenset(one.digest for one in self._look.loaded) if self._look else frozenset()
+        """Hex digests of the manifests under which something is in its memory, as of the last look that told."""
+        return frozenset(one.digest for one in self._held)
+
+    def unsettled(self) -> str | None:
+        """Why nobody knows what it has in its memory, or will have in a moment, in words; None: that is known."""
+        name, look = self.instance.name, self._look
+        if look is None:
+            return f"nobody has looked yet at what {name} has loaded"
+        if look.fault is None:
+            return None
+        if look.fault.reason is not Reason.REFUSED:
+            return f"nobody knows what {name} has loaded: {look.fault.message}"
+        if self._down_since is None or self._means.times.monotonic() - self._down_since < _MAY_START:
+            return f"{name} has just gone down, or is about to start"
+        return None
 
     # What happens
 
@@ -242,6 +259,7 @@ class Post:
 
     def _take_in(self, look: Look, *, dropped: bool) -> None:
         before, self._look = self._look, look
+        self._remember(look)
         self._told.looked(before, look)
         if started_anew(before, look, dropped=dropped):
             self._begin_life("the connection was dropped" if look.fault is None else "it does not answer")
@@ -252,6 +270,15 @@ class Post:
         if look.fault is None and self._greeted != self._life:
             self._greeted = self._life
             self._means.on_start(self.instance)
+
+    def _remember(self, look: Look) -> None:
+        if look.fault is None:
+            self._held, self._down_since = look.loaded, None
+        elif look.fault.reason is not Reason.REFUSED:
+            self._down_since = None  # it hangs: what it had loaded it may have still
+        else:
+            self._held = ()
+            self._down_since = look.at if self._down_since is None else self._down_since
 
     def _begin_life(self, why: str) -> None:
         self._life += 1

@@ -22,6 +22,7 @@ from syncd.api.listeners import Listeners
 from syncd.daemon.access import Access, ollama_key
 from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.collecting import Collecting
 from syncd.daemon.doors import Doors, Health
 from syncd.daemon.inventory import Inventory
 from syncd.daemon.memory import Memory
@@ -29,9 +30,11 @@ from syncd.daemon.notify import Notifier
 from syncd.daemon.pulse import Pulse, status_line
 from syncd.daemon.reconcile import Reconcile
 from syncd.daemon.servers import Servers
+from syncd.daemon.servers_desk import DaemonServers
 from syncd.daemon.service import Daemon
 from syncd.daemon.settings import Loaded, socket_path
 from syncd.daemon.telemetry import SettingsState, Telemetry
+from syncd.daemon.telemetry_collect import CollectionTelemetry
 from syncd.daemon.usable import usable
 from syncd.daemon.ways import Ways
 from syncd.errors import ExitCode, SyncdError
@@ -116,7 +119,10 @@ class _Serving:
         self._chronicle = Chronicle(time.time)
         self._telemetry = Telemetry(CollectorRegistry())
         self._memory = Memory(store.state, clock=time.time)
-        self._servers = Servers(store, self._settings, self._chronicle, self._telemetry.registry)
+        self._servers = Servers(store, self._settings, self._chronicle, self._telemetry.exposition)
+        self._servers_desk = DaemonServers(self._servers.fleet, self._servers.rollouts)
+        self._collecting = Collecting(store, self._settings, self._servers_desk, clock=time.time)
+        CollectionTelemetry(self._telemetry.registry, lambda: self._collecting.known)
         self._ways = Ways(store, self._servers.rollouts.before_publish)
         self.stopping = asyncio.Event()
         self.board = Board(
@@ -145,7 +151,7 @@ class _Serving:
             group=self._born_with.control.group,
         )
         health = Health(store, lock, lambda: self._reconcile.first_pass_done)
-        self._doors = Doors(self._listeners, self._telemetry.registry, health)
+        self._doors = Doors(self._listeners, self._telemetry.exposition, health)
         self._in_force = self._settings.revision  # that everything here goes by
         self._used = self._settings.current
         self._not_applied: SyncdError | None = None
@@ -163,6 +169,8 @@ class _Serving:
             rollouts=self._servers.rollouts,
             fleet=self._servers.fleet,
             ways=self._ways,
+            servers=self._servers_desk,
+            collecting=self._collecting,
             started=time.time(),
             needs_restart=self._needs_restart,
             fault=self._fault,
@@ -194,6 +202,7 @@ class _Serving:
         yield "reconcile", self._reconcile.run()
         yield "inventory", self._inventory.run()
         yield from self._servers.services()
+        yield "collections", self._collecting.run()
         yield "pulse", self._pulse.run()
         yield "tidy", self._tidy()
 
@@ -309,7 +318,7 @@ class _Serving:
         access = await in_thread(self._access, loaded)
         for notice in access.notices:
             log.warning("settings.notice", notice=notice)
-        await self._ways.renew(loaded.settings, access)
+        await self._ways.renew(loaded, access)
 
     async def _reload_when_asked(self) -> None:
         # One at a time: however often it is asked meanwhile, one more is what all of them get.

@@ -69,6 +69,7 @@ class Rollouts:
         )
         self._due = {one.name.folded: one.name for one in self.book.unfinished()}
         self._asked: deque[Asked] = deque()
+        self._doing = False
         self._stirred = asyncio.Event()
         telemetry.watch(self.book.all)
 
@@ -110,6 +111,11 @@ class Rollouts:
         await self.book.begin(rollout)
         await let_go(self._reloader, (one for one in to_unload(instances, change) if one.name in warm), name)
 
+    def under_way(self) -> tuple[str, ...]:
+        """What brings models to servers right now, or is about to, in words."""
+        rolled = tuple(f"{one.name} is being brought to the servers" for one in self.book.unfinished())
+        return (*rolled, *(("servers are being reloaded",) if self._asked or self._doing else ()))
+
     def job_changed(self, view: JobView) -> None:
         """A pull has ended: well or not, it may have published something."""
         name = view.reference.name
@@ -150,7 +156,9 @@ class Rollouts:
                 while True:
                     await self._something_to_do()
                     if self._asked:
+                        self._doing = True
                         await self._do(self._asked.popleft())
+                        self._doing = False
                     else:
                         await self._roll_out()
         finally:

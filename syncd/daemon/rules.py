@@ -12,6 +12,7 @@ def rules_of(loaded: Loaded) -> Rules:
     return Rules(
         floor=settings.min_free,
         policy=policy_of(loaded),
+        wanted=tuple(model.name for model in settings.models),
         collect=CollectRules(
             keep_previous=settings.collect.keep_previous, quarantine_age=settings.collect.quarantine_age
         ),

@@ -13,18 +13,18 @@ from syncd.api import v1
 from syncd.api.catalogue import rfc3339
 from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.collecting import Collecting
 from syncd.daemon.desk import DaemonDesk
 from syncd.daemon.fleet import Fleet
 from syncd.daemon.fleet_words import instance_info
 from syncd.daemon.inventory import Inventory
 from syncd.daemon.reconcile import Reconcile
 from syncd.daemon.rollout import Rollouts
+from syncd.daemon.servers_desk import DaemonServers
 from syncd.daemon.ways import Ways
 from syncd.errors import BusyError, SyncdError
-from syncd.jobs import collect as collection
 from syncd.jobs import remove as removal
 from syncd.jobs.board import Board, Job, JobState
-from syncd.jobs.collect import CollectionPlan
 from syncd.jobs.remove import Removal
 from syncd.jobs.verify import Verification, VerifyProgress, verify
 from syncd.oci.name import ModelName, Reference
@@ -52,6 +52,8 @@ class Daemon:
     rollouts: Rollouts
     fleet: Fleet
     ways: Ways
+    servers: DaemonServers
+    collecting: Collecting
     started: float
     needs_restart: Callable[[], tuple[str, ...]]
     fault: Callable[[], SyncdError | None]
@@ -78,6 +80,7 @@ class Daemon:
             jobs=tuple(v1.job_info(job.view) for job in self.board.jobs()),
             rollouts=self.rollouts.status(),
             instances=tuple(instance_info(row) for row in self.fleet.matrix()),
+            collection=self.collecting.info(),
         )
 
     def pull(self, reference: Reference, *, by: str, insecure: bool = False) -> tuple[Job, bool]:
@@ -114,15 +117,6 @@ class Daemon:
         self.inventory.poke()
         return removed
 
-    async def collect(self, *, by: str, dry_run: bool) -> CollectionPlan:
-        """Give back the space of what nobody needs."""
-        if dry_run:
-            return await in_thread(collection.plan, self.store, time.time())
-        taken = await collection.collect(self.store, now=time.time())
-        log.info("store.collected", by=by, blobs=len(taken.blobs), bytes=taken.freed)
-        self.inventory.poke()
-        return taken
-
     async def verify(
         self, names: tuple[ModelName, ...] | None, *, by: str, on_progress: Callable[[VerifyProgress], None]
     ) -> Verification:
@@ -143,7 +137,7 @@ class Daemon:
             store=self.store,
             settings=self.settings,
             ways=self.ways,
-            servers=self.fleet,
+            servers=self.servers,
             guards=self.reconcile.guards,
             on_change=self._changed,
             by=by,
@@ -152,6 +146,7 @@ class Daemon:
     def _changed(self, names: tuple[ModelName, ...]) -> None:
         self.inventory.poke()
         self.reconcile.poke()
+        self.collecting.poke()
         for name in names:
             self.fleet.published(name)
 

@@ -27,7 +27,9 @@ from syncd.daemon.server_settings import (
 )
 from syncd.daemon.units import Address, Rate, Seconds, Size, Window
 from syncd.errors import BusyError, ConfigurationError
-from syncd.oci.name import ModelName, Reference
+from syncd.jobs import pins as pins_files
+from syncd.jobs.pins import Pins
+from syncd.oci.name import ModelName, Reference, case_conflict
 
 __all__ = [  # Address, Window and what the servers have, too: part of what the settings say
     "MAX_CONNECTIONS",
@@ -182,6 +184,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     download: DownloadSettings = DownloadSettings()
     models: tuple[ModelSettings, ...] = ()
     """What the store shall hold; no two names that Ollama could take for one."""
+    pins: Path | None = None
+    """A pins file of ``syncd pin``: what it names is held at exactly that version. Unset: tags are followed."""
     prune: bool = False
     """Whether a model that the daemon published, and that has left the settings, is removed."""
     control: ControlSettings = ControlSettings()
@@ -197,10 +201,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and the files they came from; without any, these are the defaults."""
+    """Settings, and the files they came from; without any, these are the defaults.
+
+    ``pins``: what the pins file says; the models of ``settings`` are pinned by it, and those that it alone names are
+    among them, behind the others.
+    """
 
     settings: Settings = field(default_factory=Settings)
     document: Document = field(default_factory=Document)
+    pins: Pins = field(default_factory=Pins)
 
     @property
     def path(self) -> Path | None:
@@ -214,20 +223,36 @@ class Loaded:
 
     def origin(self, keys: Keys) -> str | None:
         """``FILE:LINE`` of the key at ``keys`` (``("download", "connections")``), None where it has its default."""
+        if keys[:1] == ("models",) and self._is_only_pinned(keys[1:2]):
+            return str(self.pins.path)
         return self.document.origin(keys)
+
+    def _is_only_pinned(self, index: Keys) -> bool:
+        """Whether the model of this index is there by the pins file alone."""
+        return bool(index) and self.document.origin(("models", *index)) is None and self.pins.path is not None
 
     def where(self, name: ModelName) -> str | None:
         """``FILE:LINE`` of the entry that asks for ``name``, as Ollama looks names up; None: no entry does."""
         for index, model in enumerate(self.settings.models):
             if model.name.name.folded == name.folded:
-                return self.document.origin(("models", index))
+                return self.origin(("models", index))
         return None
+
+    def resolved(self, reference: Reference) -> Reference:
+        """``reference``, pinned as the pins file has its name, unless it names a version itself."""
+        pin = self.pins.of(reference.name) if reference.digest is None else None
+        return reference if pin is None else Reference(reference.name, pin.manifest.digest)
 
     def refuse_other_than_pinned(self, reference: Reference) -> None:
         """Raise ``BusyError`` if an entry pins this name to something else: a pull would only be undone."""
         for index, model in enumerate(self.settings.models):
             pin = model.name.digest
             if model.name.name.folded == reference.name.folded and pin not in {None, reference.digest}:
+                if self.pins.of(reference.name) is not None:
+                    raise BusyError(
+                        f"{reference.name} is pinned by {self.pins.path} to {pin}",
+                        hint=f"'syncd unpin {reference.name}' releases it",
+                    )
                 raise BusyError(
                     f"{reference.name} is pinned by the settings at {self.document.origin(('models', index))} to {pin}",
                     hint=f"'syncd pull {model.name}' pulls that one; for another, change the pin there",
@@ -249,8 +274,53 @@ def load(named: Path | None, environ: Mapping[str, str], *, system_file: Path = 
         if must_exist and (document is None or path not in (file.path for file in document.files)):
             raise ConfigurationError(f"there are no settings at {path}", hint=_named_hint(named))
         if document is not None:
-            return Loaded(parse(document), document)
+            return loaded_of(document)
     return Loaded()
+
+
+def loaded_of(document: Document) -> Loaded:
+    """What ``document`` says, with the pins file that it names. Raise ``ConfigurationError``. Blocks."""
+    settings = parse(document)
+    if settings.pins is None:
+        return Loaded(settings, document)
+    try:
+        pins = pins_files.read(settings.pins)
+    except ConfigurationError as error:
+        raise document.error(("pins",), error.message, hint=error.hint) from error
+    models = _pinned(document, settings.models, pins)
+    return Loaded(msgspec.structs.replace(settings, models=models), document, pins)
+
+
+def _pinned(document: Document, models: Sequence[ModelSettings], pins: Pins) -> tuple[ModelSettings, ...]:
+    """``models`` as ``pins`` has them, and behind them those that it alone names. Refuse what contradicts itself."""
+    held: list[ModelSettings] = []
+    for index, model in enumerate(models):
+        reference, pin = model.name, pins.of(model.name.name)
+        if pin is not None and reference.digest not in {None, pin.manifest.digest}:
+            raise document.error(
+                ("models", index, "name"),
+                f"{reference.name} is pinned here to {reference.digest}, and by {pins.path} to {pin.manifest.digest}",
+                hint=f"take the digest out here, or 'syncd unpin {reference.name}'",
+            )
+        digest = reference.digest if pin is None else pin.manifest.digest
+        held.append(msgspec.structs.replace(model, name=Reference(reference.name, digest)))
+    named = {model.name.name.folded for model in models}
+    spelled = {(at, part.casefold()): one.name.name for one in models for at, part in enumerate(one.name.name.parts)}
+    for folded, pin in pins.models.items():
+        if folded in named:
+            continue
+        for at, part in enumerate(pin.name.parts):
+            other = spelled.get((at, part.casefold()))
+            if other is not None and case_conflict(pin.name, other) is not None:
+                raise document.error(
+                    ("pins",), f"{pin.name} of {pins.path} and {other} of the settings differ in parts only in case"
+                )
+        held.append(ModelSettings(name=Reference(pin.name, pin.manifest.digest)))
+    if len(held) > MAX_MODELS:
+        raise document.error(
+            ("pins",), f"with {pins.path} there are {len(held)} models: at most {MAX_MODELS} are possible"
+        )
+    return tuple(held)
 
 
 def candidates(

@@ -1,105 +1,99 @@
-"""Collection: give back the space of blobs that nothing names any more, and of what crashes left.
+"""Collection: give back the space of blobs that nothing needs any more, and of what crashes left.
 
 Whoever starts to need a blob writes that down, as a lease or a manifest, under the shared references lock, and only
 then looks whether it is there. A collection looks and takes away under the exclusive one: a pull either comes first,
-and its lease keeps the blob, or later, and finds it gone.
+and its lease keeps the blob, or later, and finds it gone. An outside Ollama knows no locks: it is looked for (files
+that it is bringing in), and what it named meanwhile is put back before the lock is let go of.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
 
 from syncd.aio import in_thread
-from syncd.errors import BusyError
+from syncd.errors import BusyError, SyncdError
+from syncd.jobs.collection import (
+    GRACE_SECONDS,
+    CollectionPlan,
+    CollectRules,
+    Memories,
+    kept_by,
+    left_behind,
+    named_by,
+    outlived,
+    ripe,
+)
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
+from syncd.store import collected, layout
 from syncd.store.leases import LeaseState
 from syncd.store.locks import Lock
 from syncd.store.models import BrokenModel, StoredModel
 from syncd.store.root import Store
-from syncd.store.sweep import HeldBlob, StagedFile
+from syncd.store.sweep import StagedFile
 
-GRACE_SECONDS = 3600.0
-"""A blob stays for an hour after its last reference: a server may have resolved its path and still wait in a queue."""
+__all__ = ["GRACE_SECONDS", "CollectRules", "CollectionPlan", "Memories", "collect", "expire", "kept_by", "plan"]
+
+log = structlog.get_logger()
 
 _LOCK_SECONDS = 60.0
+_NO_RULES = CollectRules()
+_NO_SERVERS = Memories()
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionPlan:
-    """What a collection would take. With anything ``broken`` it takes nothing, as Ollama: who knows what that names."""
-
-    blobs: tuple[HeldBlob, ...] = ()
-    staged: tuple[StagedFile, ...] = ()
-    broken: tuple[BrokenModel, ...] = ()
-
-    @property
-    def freed(self) -> int:
-        """Bytes that it gives back."""
-        return sum(blob.size for blob in self.blobs) + sum(file.size for file in self.staged)
-
-
-def kept_by(leases: Iterable[LeaseState]) -> frozenset[Digest]:
-    """The blobs that leases keep."""
-    return frozenset(blob.digest for lease in leases if lease.keeps for blob in lease.manifest.blobs)
-
-
-def unreferenced(
-    stored: Iterable[Digest], *, published: Iterable[Manifest], leases: Iterable[LeaseState]
-) -> frozenset[Digest]:
-    """The blobs that neither a published model nor a lease keeps."""
-    named = {blob.digest for manifest in published for blob in manifest.blobs}
-    return frozenset(stored) - named - kept_by(leases)
-
-
-def plan_collection(
-    stored: Collection[HeldBlob],
-    staged: Iterable[StagedFile],
-    models: Iterable[StoredModel | BrokenModel],
-    leases: Collection[LeaseState],
-    now: float,
+def plan(
+    store: Store, now: float, *, rules: CollectRules = _NO_RULES, memories: Memories = _NO_SERVERS
 ) -> CollectionPlan:
-    """What may go at ``now`` (seconds since the epoch)."""
-    models = tuple(models)
-    broken = tuple(model for model in models if isinstance(model, BrokenModel))
-    if broken:
-        return CollectionPlan(broken=broken)
-    free = unreferenced(
-        (blob.digest for blob in stored),
-        published=(model.manifest for model in models if isinstance(model, StoredModel)),
-        leases=leases,
-    )
-    kept = kept_by(leases)
-    files = tuple(staged)
-    # A partial and its journal go together: either one's mtime speaks for both.
-    newest: dict[Digest | str, float] = {}
-    for file in files:
-        key = file.digest or file.name
-        newest[key] = max(newest.get(key, 0.0), file.modified)
-    return CollectionPlan(
-        blobs=tuple(blob for blob in stored if blob.digest in free and now - blob.modified > GRACE_SECONDS),
-        staged=tuple(
-            file for file in files if file.digest not in kept and now - newest[file.digest or file.name] > GRACE_SECONDS
-        ),
-    )
+    """What a collection would take at ``now`` (seconds since the epoch). Blocks; raise ``SyncdError``.
 
-
-def plan(store: Store, now: float) -> CollectionPlan:
-    """The plan as of now, without any lock: what ``--dry-run`` shows."""
+    Under the exclusive references lock that is what it takes; without, it is what ``--dry-run`` shows.
+    """
     # The leases first: a pull that ends between two looks has published before it lets go of its lease.
     leases = store.leases.all(now)
-    models = store.models.list()
-    return plan_collection(store.sweep.blobs(), store.sweep.staged(), models, leases, now)
+    listing = store.models.list()
+    broken = tuple(model for model in listing if isinstance(model, BrokenModel))
+    if broken:
+        return CollectionPlan(broken=broken, notices=memories.notices)
+    found = _References(store, leases, [one for one in listing if isinstance(one, StoredModel)], now)
+    past, unknown = found.past(rules, memories.loaded)
+    leased = kept_by(leases)
+    needed = found.named | leased | named_by(past)
+    files = {layout.blob_file(digest) for digest in needed}
+    names = store.sweep.names()
+    free = ripe(store.sweep.look(names.all - files), now)
+    doubts = (*memories.doubts, *map(_unknown, sorted(unknown)))
+    if free and not memories.insisted:
+        doubts += _foreign(now - store.sweep.newest(names.partials | (names.unrecorded - files)))
+    if memories.insisted:
+        doubts = ()
+    return CollectionPlan(
+        blobs=() if doubts else free,
+        held_back=free if doubts else (),
+        doubts=doubts,
+        notices=memories.notices,
+        staged=left_behind(store.sweep.staged(), leased, now),
+        quarantined=outlived(store.sweep.quarantined(), rules.quarantine_age, now),
+    )
 
 
-async def collect(store: Store, *, now: float) -> CollectionPlan:
-    """Plan under the exclusive references lock and take away what the plan says; what was taken.
+async def collect(
+    store: Store,
+    *,
+    now: float,
+    rules: CollectRules = _NO_RULES,
+    memories: Callable[[], Memories] = lambda: _NO_SERVERS,
+) -> CollectionPlan:
+    """Plan under the exclusive references lock and take away what the plan says; what was taken, which is noted.
 
-    Raise ``BusyError`` if that lock cannot be had: all others hold it for a moment only.
+    ``memories`` is asked when that lock is held. Raise ``BusyError`` if it cannot be had: all others hold it for a
+    moment only.
     """
     with await _alone(store):
-        taken = await in_thread(_take_away, store, now)
-    await in_thread(store.sweep.empty_trash)
+        known = memories()
+        taken, trash = await in_thread(_take_away, store, now, rules, known)
+    await in_thread(store.sweep.empty, trash)
     return taken
 
 
@@ -112,6 +106,53 @@ async def expire(store: Store, *, now: float) -> CollectionPlan:
         return await in_thread(_take_leftovers, store, now)
 
 
+@dataclass(frozen=True, slots=True)
+class _References:
+    """Who names what, as of one look."""
+
+    store: Store
+    leases: Sequence[LeaseState]
+    models: Sequence[StoredModel]
+    now: float
+
+    @property
+    def named(self) -> frozenset[Digest]:
+        """What published models name."""
+        return named_by(model.manifest for model in self.models)
+
+    def past(self, rules: CollectRules, loaded: frozenset[Digest]) -> tuple[list[Manifest], frozenset[Digest]]:
+        """Manifests that are not published and whose blobs stay all the same, and what is loaded and nobody knows."""
+        sought = set(loaded) - {model.manifest.digest for model in self.models}
+        kept = [lease.manifest for lease in self.leases if lease.manifest.digest in sought]
+        sought -= {manifest.digest for manifest in kept}
+        # What replaced a version without syncd's help has not given that version's blobs their hour.
+        fresh = {one.name.parts for one in self.models if self.now - one.modified <= GRACE_SECONDS}
+        if not (rules.keep_previous or sought or fresh):
+            return kept, frozenset()
+        current = {one.name.parts: one.manifest.digest for one in self.models}
+        for past in self.store.models.pasts():
+            for digest in tuple(sought):
+                if (found := past.find(digest)) is not None:
+                    kept.append(found)
+                    sought.discard(digest)
+            count = max(rules.keep_previous, int(past.path in fresh))
+            if count and past.path in current and len(past) > 1:
+                older = [one.manifest for one in past.publications() if one.manifest.digest != current[past.path]]
+                kept += older[:count]
+        return kept, frozenset(sought)
+
+
+def _unknown(digest: Digest) -> str:
+    return f"a server has {digest} loaded, and nobody here knows which blobs that has"
+
+
+def _foreign(age: float) -> tuple[str, ...]:
+    """``age``: seconds since somebody else brought in the last of what no model names."""
+    if age > GRACE_SECONDS:
+        return ()
+    return ("an Ollama server pulls into this store, or did so less than an hour ago: its model may need what is here",)
+
+
 async def _alone(store: Store) -> Lock:
     try:
         async with asyncio.timeout(_LOCK_SECONDS):
@@ -122,21 +163,44 @@ async def _alone(store: Store) -> Lock:
 
 def _take_leftovers(store: Store, now: float) -> CollectionPlan:
     # No manifest names what is staged: none has to be read, and one that is broken keeps nothing here.
-    planned = plan_collection((), store.sweep.staged(), (), store.leases.all(now), now)
-    taken = tuple(file for file in planned.staged if _remove_staged(store, file))
+    planned = left_behind(store.sweep.staged(), kept_by(store.leases.all(now)), now)
+    taken = tuple(file for file in planned if _remove_staged(store, file))
     store.leases.drop_expired(now)
     return CollectionPlan(staged=taken)
 
 
-def _take_away(store: Store, now: float) -> CollectionPlan:
-    planned = plan(store, now)
+def _take_away(
+    store: Store, now: float, rules: CollectRules, memories: Memories
+) -> tuple[CollectionPlan, Sequence[str]]:
+    """What was taken, and what is in the trash then."""
+    planned = plan(store, now, rules=rules, memories=memories)
     if planned.broken:
-        return planned
-    store.sweep.throw_away([blob.digest for blob in planned.blobs])
-    taken = [file for file in planned.staged if _remove_staged(store, file)]
+        return planned, store.sweep.trash()
+    taken = _take_blobs(store, planned)
+    taken = replace(
+        taken,
+        quarantined=tuple(file for file in planned.quarantined if store.sweep.throw_quarantined(file.name)),
+        staged=tuple(file for file in planned.staged if _remove_staged(store, file)),
+    )
     store.leases.drop_expired(now)
     store.models.remove_empty_folders()
-    return CollectionPlan(planned.blobs, tuple(taken))
+    try:
+        collected.note(store.state, freed=taken.freed, completed=None if taken.doubts else now)
+    except SyncdError as error:
+        log.warning("collection.not_noted", error=error.message)
+    return taken, store.sweep.trash()
+
+
+def _take_blobs(store: Store, planned: CollectionPlan) -> CollectionPlan:
+    thrown = store.sweep.throw_away(blob.digest for blob in planned.blobs)
+    if not thrown:
+        return planned
+    named = named_by(one.manifest for one in store.models.list() if isinstance(one, StoredModel))
+    wanted = named & {blob.digest for blob in planned.blobs}
+    if wanted:
+        log.warning("collection.put_back", blobs=len(wanted))
+        store.sweep.put_back(thrown, wanted)
+    return replace(planned, blobs=tuple(blob for blob in planned.blobs if blob.digest not in wanted))
 
 
 def _remove_staged(store: Store, file: StagedFile) -> bool:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from syncd.instances.model import Instance
 from syncd.jobs.collection import CollectRules
 from syncd.jobs.policy import NO_POLICY, Policy
+from syncd.oci.digest import Digest
+from syncd.oci.name import ModelName, Reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +20,18 @@ class KnownServers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """``floor``: bytes of free space that jobs leave to others. ``policy``: which models may come in.
+    """``floor``: bytes of free space that jobs leave to others. ``policy``: which models may come in. ``wanted``: the
+    models of the settings, with their pins.
 
     ``collect``: what collections leave. ``servers``: who is asked what it has loaded where no daemon knows.
     """
 
     floor: int
     policy: Policy = NO_POLICY
+    wanted: tuple[Reference, ...] = ()
     collect: CollectRules = CollectRules()  # noqa: RUF009 - frozen
-    servers: KnownServers = KnownServers()  # noqa: RUF009 - frozen
+    servers: KnownServers = KnownServers()
+
+    def pin_of(self, name: ModelName) -> Digest | None:
+        """What the settings pin a model to; None: they do not."""
+        return next((one.digest for one in self.wanted if one.name.folded == name.folded), None)

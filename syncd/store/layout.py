@@ -29,6 +29,7 @@ STATE = "state"
 REFERENCES_LOCK = "references"
 SELF_TEST_LOCK = "self-test"
 DAEMON_LOCK = "daemon"
+SCRUB_LOCK = "scrub"
 
 SHARED_FOLDER_MODE = 0o755
 OWN_FOLDER_MODE = 0o700
@@ -46,6 +47,11 @@ _BLOB_FILE = re.compile(r"sha256-[0-9a-f]{64}")
 def blob_file(digest: Digest) -> str:
     """The file of a blob in ``blobs/``, ``keep/`` and ``records/``, and of its lock in ``locks/``."""
     return f"sha256-{digest.hex}"
+
+
+def is_blob_file(name: str) -> bool:
+    """Whether this is what a blob's file, link or record is called."""
+    return _BLOB_FILE.fullmatch(name) is not None
 
 
 def digest_of_file(name: str) -> Digest | None:

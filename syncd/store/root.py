@@ -10,6 +10,7 @@ from syncd.errors import ConfigurationError, NotAuthorisedError, NotFoundError
 from syncd.store import layout
 from syncd.store.blobs import BlobStore
 from syncd.store.files import Folder, new_token, same_file, translated, write_all
+from syncd.store.holds import Holds
 from syncd.store.intake import Intakes
 from syncd.store.leases import Leases
 from syncd.store.locks import Locks
@@ -57,9 +58,11 @@ class Store:
         self.blobs = BlobStore(blobs, keep, staging, self.records, self.locks)
         self.models = ModelStore(manifests, ours(layout.HISTORY), staging, self.blobs)
         self.state = StateFiles(ours(layout.STATE), staging)
+        self.holds = Holds(self.state)
         self.intakes = Intakes(self.blobs, staging)
-        self.quarantine = Quarantine(blobs, keep, self.records, self.models, ours(layout.QUARANTINE))
-        self.sweep = Sweep(blobs, keep, records, staging, ours(layout.TRASH))
+        quarantine = ours(layout.QUARANTINE)
+        self.quarantine = Quarantine(blobs, keep, self.records, self.models, quarantine)
+        self.sweep = Sweep(blobs, keep, records, staging, ours(layout.TRASH), quarantine)
 
     @classmethod
     def open(cls, path: Path, *, create: bool, allow_network_filesystem: bool = False) -> Self:

@@ -1,12 +1,18 @@
-"""Taking away what nobody needs: blobs go through ``trash/``, partials and temporary files directly."""
+"""Taking away what nobody needs: everything goes through ``trash/``, but for partials and temporary files."""
 
+import errno
+import os
+import stat
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from syncd.errors import SyncdError
 from syncd.oci.digest import Digest
 from syncd.store import layout
-from syncd.store.files import Folder, new_token
+from syncd.store.files import Folder, new_token, translated
+
+_OLLAMAS_PARTIAL = "-partial"  # ollama server/download.go: "<blob>-partial" and "<blob>-partial-<n>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +37,69 @@ class StagedFile:
     modified: float
 
 
+@dataclass(frozen=True, slots=True)
+class QuarantinedFile:
+    """What lies in ``quarantine/``. ``since``: when it came there, in seconds since the epoch."""
+
+    name: str
+    size: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class BlobNames:
+    """The file names of blobs: of all of which anything is there, and of those in ``blobs/`` that have no record.
+
+    ``partials``: files that an Ollama makes while it pulls into ``blobs/``.
+    """
+
+    all: frozenset[str] = frozenset()
+    unrecorded: frozenset[str] = frozenset()
+    partials: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Thrown:
+    """A name that was taken away: from where, and what it is called in ``trash/``."""
+
+    folder: Folder
+    file: str
+    trashed: str
+
+
 class Sweep:
     """What lies in a store whether anybody names it or not, and how it goes away."""
 
-    def __init__(self, blobs: Folder, keep: Folder, records: Folder, staging: Folder, trash: Folder) -> None:
+    def __init__(
+        self, blobs: Folder, keep: Folder, records: Folder, staging: Folder, trash: Folder, quarantine: Folder
+    ) -> None:
         self._blobs = blobs
         self._keep = keep
         self._records = records
         self._staging = staging
         self._trash = trash
+        self._quarantine = quarantine
 
-    def blobs(self) -> list[HeldBlob]:
-        """Every blob of which anything is there, in order of digest."""
-        sizes: dict[Digest, dict[tuple[int, int], int]] = {}
-        newest: dict[Digest, float] = {}
-        for folder in (self._blobs, self._keep, self._records):
-            for entry in folder.list():
-                digest = layout.digest_of_file(entry.name)
-                status = folder.stat(entry.name) if digest and entry.is_file else None
-                if digest and status:
-                    newest[digest] = max(newest.get(digest, 0.0), status.st_mtime)
-                    if folder is not self._records:  # one file under two names counts once
-                        sizes.setdefault(digest, {})[status.st_dev, status.st_ino] = status.st_size
-        return [
-            HeldBlob(digest, sum(sizes.get(digest, {}).values()), modified)
-            for digest, modified in sorted(newest.items())
-        ]
+    # What is there
+
+    def names(self) -> BlobNames:
+        """Every blob of which anything is there, by name: without a look at the files themselves."""
+        blobs, records = _listed(self._blobs), _listed(self._records)
+        return BlobNames(
+            all=frozenset(filter(layout.is_blob_file, blobs | records | _listed(self._keep))),
+            unrecorded=frozenset(filter(layout.is_blob_file, blobs - records)),
+            partials=frozenset(name for name in blobs if _OLLAMAS_PARTIAL in name),
+        )
+
+    def look(self, files: Iterable[str]) -> list[HeldBlob]:
+        """What is there of the blobs with these file names, in order of digest."""
+        found = (self._look(file) for file in sorted(files))
+        return [blob for blob in found if blob is not None]
+
+    def newest(self, files: Iterable[str]) -> float:
+        """The newest mtime of these files of ``blobs/``, in seconds since the epoch; 0 if there are none."""
+        found = (self._blobs.stat(file) for file in files)
+        return max((status.st_mtime for status in found if status is not None), default=0.0)
 
     def staged(self) -> list[StagedFile]:
         """Every partial, journal and temporary file; ``size`` is what it takes on the disk."""
@@ -68,26 +111,103 @@ class Sweep:
                 found.append(StagedFile(entry.name, digest, status.st_blocks * 512, status.st_mtime))
         return found
 
-    def throw_away(self, digests: list[Digest]) -> None:
+    def quarantined(self) -> list[QuarantinedFile]:
+        """Everything in quarantine; ``size`` is what it takes on the disk, with all below it."""
+        found = []
+        for entry in self._quarantine.list():
+            status = self._quarantine.stat(entry.name)
+            if status is not None:
+                # A file's ctime is that of its last change of names: it came here then.
+                found.append(QuarantinedFile(entry.name, _used(self._quarantine, entry.name), status.st_ctime))
+        return sorted(found, key=lambda one: one.name)
+
+    # How it goes
+
+    def throw_away(self, digests: Iterable[Digest]) -> list[Thrown]:
         """Rename all that is left of these blobs into ``trash/``, durably. Under the exclusive references lock.
 
-        Killed in between, it leaves a blob without its link in ``keep/`` or a record without its blob: ``blobs()``
+        Killed in between, it leaves a blob without its link in ``keep/`` or a record without its blob: ``names()``
         finds either.
         """
-        for digest in digests:
-            file = layout.blob_file(digest)
+        thrown = [
+            Thrown(folder, file, trashed)
+            for file in map(layout.blob_file, digests)
+            for folder in (self._keep, self._blobs, self._records)
+            if (trashed := self._throw(folder, file)) is not None
+        ]
+        if thrown:
             for folder in (self._keep, self._blobs, self._records):
-                if folder.stat(file) is not None:
-                    folder.rename(file, self._trash, layout.temporary_file(new_token()))
-        for folder in (self._keep, self._blobs, self._records):
+                folder.fsync()
+        return thrown
+
+    def put_back(self, thrown: Iterable[Thrown], digests: Collection[Digest]) -> None:
+        """Undo that for these blobs, before the lock is let go of: somebody has named them meanwhile."""
+        files = {layout.blob_file(digest) for digest in digests}
+        for one in reversed([one for one in thrown if one.file in files]):
+            self._trash.rename(one.trashed, one.folder, one.file)
+        for folder in (self._records, self._blobs, self._keep):
             folder.fsync()
 
-    def empty_trash(self) -> None:
-        """Give the space back: of this collection, and of one that was killed."""
-        for entry in self._trash.list():
+    def throw_quarantined(self, name: str) -> bool:
+        """Rename something from quarantine into ``trash/``; False if it is gone."""
+        return self._throw(self._quarantine, name) is not None
+
+    def trash(self) -> list[str]:
+        """What is in the trash. Under the exclusive references lock: nobody is about to put any of it back then."""
+        return [entry.name for entry in self._trash.list()]
+
+    def empty(self, trash: Iterable[str]) -> None:
+        """Give the space of these names in the trash back."""
+        for name in trash:
             with suppress(SyncdError):  # another collection may be at the same file; what stays is tried next time
-                self._trash.remove_tree(entry.name)
+                self._trash.remove_tree(name)
 
     def remove_staged(self, name: str) -> None:
         """Remove a file of ``staging/``. Under its digest's lock, if it has a digest."""
         self._staging.remove_tree(name)
+
+    # Steps of the above
+
+    def _look(self, file: str) -> HeldBlob | None:
+        digest = layout.digest_of_file(file)
+        sizes: dict[tuple[int, int], int] = {}
+        newest: float | None = None
+        for folder in (self._blobs, self._keep, self._records):
+            status = folder.stat(file)
+            if status is None or not stat.S_ISREG(status.st_mode):
+                continue
+            newest = max(newest or 0.0, status.st_mtime)
+            if folder is not self._records:  # one file under two names counts once
+                sizes[status.st_dev, status.st_ino] = status.st_size
+        return None if digest is None or newest is None else HeldBlob(digest, sum(sizes.values()), newest)
+
+    def _throw(self, folder: Folder, file: str) -> str | None:
+        trashed = layout.temporary_file(new_token())
+        try:
+            folder.rename(file, self._trash, trashed)
+        except SyncdError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOENT:
+                return None  # there was none, or an outside Ollama was quicker
+            raise
+        return trashed
+
+
+def _listed(folder: Folder) -> set[str]:
+    with translated(folder.path):
+        # Opened anew: see Folder.list. Names alone, since a store may have 50,000 blobs three times over.
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder.fd)
+        try:
+            return set(os.listdir(fd))  # noqa: PTH208 - a descriptor has no path
+        finally:
+            os.close(fd)
+
+
+def _used(folder: Folder, name: str) -> int:
+    found = folder.stat(name)
+    if found is None:
+        return 0
+    below = folder.sub(name) if stat.S_ISDIR(found.st_mode) else None
+    if below is None:
+        return found.st_blocks * 512
+    with below:
+        return sum(_used(below, entry.name) for entry in below.list())

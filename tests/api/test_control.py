@@ -32,7 +32,7 @@ async def test_it_lists_shows_verifies_removes_and_collects(tmp_path: Path, regi
         async with client.post("/syncd/v1/remove", json={"name": model.name}) as response:
             assert response.status == 404
         async with client.post("/syncd/v1/collect", json={"dry_run": True}) as response:
-            collected = await response.json()
+            collected = (await lines(response))[-1]
         async with client.get("/syncd/v1/daemon") as response:
             assert (await response.json())["version"] == VERSION
         async with client.get("/syncd/v1/status") as response:

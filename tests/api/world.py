@@ -19,9 +19,8 @@ from syncd.api.connections import Limits
 from syncd.api.listeners import Listeners, TcpDoor
 from syncd.daemon.rules import rules_of
 from syncd.daemon.settings import Loaded
-from syncd.jobs import collect, remove, verify
+from syncd.jobs import remove, verify
 from syncd.jobs.board import Board, Job, JobView, Work
-from syncd.jobs.collect import CollectionPlan
 from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.jobs.pull import PullMeans, pull
 from syncd.jobs.remove import Removal
@@ -109,12 +108,6 @@ class SmallService:
         if dry_run:
             return await in_thread(remove.plan, self.store, name, time.time())
         return await remove.remove(self.store, name, now=time.time())
-
-    async def collect(self, *, by: str, dry_run: bool) -> CollectionPlan:
-        self.asked.append(("collect", "", by))
-        if dry_run:
-            return await in_thread(collect.plan, self.store, time.time())
-        return await collect.collect(self.store, now=time.time())
 
     async def verify(
         self, names: tuple[ModelName, ...] | None, *, by: str, on_progress: Callable[[VerifyProgress], None]

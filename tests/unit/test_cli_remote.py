@@ -333,7 +333,7 @@ def test_text_from_the_daemon_cannot_paint_the_terminal(syncd: Command, daemon: 
     daemon.says(
         "/syncd/v1/model?name=x:latest", evil | {"config": blob, "layers": [blob], "texts": {"license": HOSTILE}}
     )
-    daemon.says(
+    daemon.streams(
         "/syncd/v1/collect",
         {"event": "collected", "dry_run": True, "freed_bytes": 1, "sizes": {HOSTILE: 1}}
         | {"blobs": [HOSTILE], "leftovers": [HOSTILE]},
@@ -557,13 +557,13 @@ def test_removals_and_collections_look_like_any_other(syncd: Command, daemon: Sc
     collected = {"event": "collected", "dry_run": True, "freed_bytes": 100, "blobs": [f"sha256:{HEX}"]}
     collected |= {"leftovers": [], "sizes": {f"sha256:{HEX}": 100}}
     daemon.says("/syncd/v1/remove", removed)
-    daemon.says("/syncd/v1/collect", collected)
+    daemon.streams("/syncd/v1/collect", collected)
 
     code, shown, errors = syncd("rm", "a")
     assert (code, shown) == (0, "a:latest removed, 100 B in 1 blob for 'syncd gc'\n")
     assert errors == f"store: {syncd.store} (SYNCD_STORE), through the daemon (pid 4711)\n"
     assert syncd("gc", "--dry-run") == (0, f"sha256:{HEX}  100 B\n100 B would be given back\n", "")
-    assert daemon.asked[-1] == ("POST", "/syncd/v1/collect", {"dry_run": True})
+    assert daemon.asked[-1] == ("POST", "/syncd/v1/collect", {"dry_run": True, "without_servers": False})
 
 
 def test_a_model_that_the_settings_want_is_not_removed(syncd: Command) -> None:

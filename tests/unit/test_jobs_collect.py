@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.jobs import collect
-from syncd.jobs.collect import GRACE_SECONDS, plan_collection, unreferenced
+from syncd.jobs.collection import GRACE_SECONDS, kept_by, left_behind, ripe
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName
 from syncd.store.blobs import BlobStatus
 from syncd.store.leases import LEASE_SECONDS, Lease, LeaseState
 from syncd.store.locks import Lock
-from syncd.store.models import StoredModel
 from syncd.store.root import Store
 from syncd.store.sweep import HeldBlob, StagedFile
 from tests.unit.store_world import NAME, blob_path, commit, descriptor, manifest_of, manifest_path, publish
@@ -61,30 +60,22 @@ def later(seconds: float) -> float:
 # The decision
 
 
-@given(st.lists(MANIFESTS), st.lists(MANIFESTS), st.lists(MANIFESTS))
-def test_what_anything_names_is_never_free(
-    published: list[Manifest], leased: list[Manifest], expired: list[Manifest]
+@given(st.lists(MANIFESTS), st.lists(MANIFESTS))
+def test_leases_keep_what_they_name_until_their_holder_is_dead_for_a_week(
+    leased: list[Manifest], expired: list[Manifest]
 ) -> None:
-    stored = [Digest.of(content) for content in CONTENTS]
-    leases = [lease(one, live=True, age=0) for one in leased]
+    leases = [lease(one, live=True, age=2 * LEASE_SECONDS) for one in leased]
     leases += [lease(one, live=False, age=LEASE_SECONDS) for one in expired]
 
-    free = unreferenced(stored, published=published, leases=leases)
-
-    named = {blob.digest for manifest in (*published, *leased) for blob in manifest.blobs}
-    assert free == set(stored) - named
+    assert kept_by(leases) == {blob.digest for manifest in leased for blob in manifest.blobs}
 
 
-@given(st.floats(0, 10 * LEASE_SECONDS), st.floats(0, 10 * LEASE_SECONDS), st.booleans())
-def test_a_blob_goes_only_an_hour_after_its_last_reference(blob_age: float, lease_age: float, live: bool) -> None:
+@given(st.floats(0, 10 * LEASE_SECONDS))
+def test_a_blob_is_ripe_an_hour_after_its_last_reference(age: float) -> None:
     now = 100 * LEASE_SECONDS
-    blob = HeldBlob(Digest.of(WEIGHTS), 7, now - blob_age)
+    blob = HeldBlob(Digest.of(WEIGHTS), 7, now - age)
 
-    planned = plan_collection([blob], [], [], [lease(manifest_of(WEIGHTS, CONFIG), live=live, age=lease_age)], now)
-
-    goes = not live and lease_age >= LEASE_SECONDS and now - blob.modified > GRACE_SECONDS
-    assert (blob in planned.blobs) == goes
-    assert planned.freed == (7 if goes else 0)
+    assert ripe([blob], now) == ((blob,) if now - blob.modified > GRACE_SECONDS else ())
 
 
 def test_a_partial_stays_as_long_as_its_journal_is_young() -> None:
@@ -94,17 +85,9 @@ def test_a_partial_stays_as_long_as_its_journal_is_young() -> None:
     temporary = StagedFile("tmp-x", None, 1, now - 2 * HOUR)
     fresh = StagedFile("tmp-y", None, 1, now - 60)
 
-    assert plan_collection([], [partial, journal, temporary, fresh], [], [], now).staged == (temporary,)
-    assert plan_collection([], [partial], [], [], now).staged == (partial,)
-    kept = [lease(manifest_of(WEIGHTS, CONFIG), live=True, age=0)]
-    assert plan_collection([], [partial], [], kept, now).staged == ()
-
-
-def test_a_plan_for_models_names_what_they_do_not() -> None:
-    model = StoredModel(NAME, manifest_of(WEIGHTS, CONFIG), 0)
-    old, named = HeldBlob(Digest.of(b"old"), 3, 0), HeldBlob(Digest.of(WEIGHTS), 7, 0)
-
-    assert plan_collection([named, old], [], [model], [], 2 * HOUR).blobs == (old,)
+    assert left_behind([partial, journal, temporary, fresh], frozenset(), now) == (temporary,)
+    assert left_behind([partial], frozenset(), now) == (partial,)
+    assert left_behind([partial], frozenset({digest}), now) == ()
 
 
 # The deed

@@ -74,8 +74,8 @@ async def verify(
 
     A blob that passes is recorded, one that does not loses its record. Cancelled, it ends within a slice.
     """
-    models = await in_thread(_named, store, names)
-    users = _users(models)
+    models = await in_thread(named, store, names)
+    users = users_of(models)
     progress = VerifyProgress(0, sum(blob.size for blob in users), 0, len(users))
     on_progress(progress)
     faults = [
@@ -100,7 +100,8 @@ async def verify(
     return Verification(len(models), len(users), progress.total, tuple(faults))
 
 
-def _named(store: Store, names: Sequence[ModelName] | None) -> list[StoredModel | BrokenModel]:
+def named(store: Store, names: Sequence[ModelName] | None) -> list[StoredModel | BrokenModel]:
+    """The models of these names (None: all), as they are now. Raise ``NotFoundError`` for one that is not there."""
     listed = store.models.list()
     if names is None:
         return listed
@@ -113,7 +114,7 @@ def _named(store: Store, names: Sequence[ModelName] | None) -> list[StoredModel 
     return [model for model in listed if model.name in wanted]
 
 
-def _users(models: Iterable[StoredModel | BrokenModel]) -> dict[Descriptor, list[StoredModel]]:
+def users_of(models: Iterable[StoredModel | BrokenModel]) -> dict[Descriptor, list[StoredModel]]:
     """The blobs with the models that name them. Two manifests may give one digest two sizes: then one of them lies."""
     users: dict[tuple[str, int], tuple[Descriptor, list[StoredModel]]] = {}
     for model in models:

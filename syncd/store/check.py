@@ -4,7 +4,7 @@ import errno
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import blake3
 
@@ -26,6 +26,32 @@ class Verdict(StrEnum):
     WRONG_BYTES = "wrong bytes"
     UNREADABLE = "unreadable"
     CHANGED = "changed while it was read"
+
+
+class Passed(Protocol):
+    """A pass over a whole blob's file that has come to its end, however it read the file."""
+
+    @property
+    def blob(self) -> Descriptor:
+        """What the file should be."""
+
+    @property
+    def fd(self) -> int:
+        """The file itself."""
+
+    @property
+    def path(self) -> Path:
+        """Where it was opened."""
+
+    @property
+    def before(self) -> Identity:
+        """What it was when the pass began."""
+
+    def verdict(self) -> Verdict:
+        """What was found."""
+
+    def chunks(self) -> ChunkMap:
+        """The map of what was read; only for a right one."""
 
 
 class BlobCheck:

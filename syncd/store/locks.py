@@ -94,6 +94,10 @@ class Locks:
         """The lock of whoever brings this blob in; None while somebody else holds it."""
         return self._try(layout.digest_lock(digest), shared=False)
 
+    def try_scrub(self) -> Lock | None:
+        """The lock of whoever reads the store over; None while somebody else does."""
+        return self._try(layout.SCRUB_LOCK, shared=False)
+
     def try_references(self, *, shared: bool) -> Lock | None:
         """Shared to add a lease or a manifest, exclusive to take anything away; None while others exclude it."""
         return self._try(layout.REFERENCES_LOCK, shared=shared)

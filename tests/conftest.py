@@ -27,8 +27,15 @@ class OneMachine(LoadScopeScheduling):
         return next((shared for shared in _SHARED if nodeid.startswith(shared)), nodeid)
 
 
-# What a booted machine, a Docker Engine and a Prometheus are started for.
-_SHARED = ("tests/systemd/", "tests/docker/", "tests/monitoring/test_prometheus")
+# What a booted machine, a Docker Engine and a Prometheus are started for; archives and virtual environments made for.
+_SHARED = (
+    "tests/systemd/",
+    "tests/docker/",
+    "tests/image/",
+    "tests/monitoring/test_prometheus",
+    "tests/packaging/test_archives",
+    "tests/packaging/test_wheel",
+)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,0 +1,57 @@
+"""A virtual environment of a test's own, in which nothing of the checkout is found."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+
+def environ(**more: str) -> dict[str, str]:
+    """This process's variables without what would lead Python to the checkout, or make to whoever called it."""
+    misleading = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    kept = {name: value for name, value in os.environ.items() if name not in misleading and "SYNCD" not in name}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", **more}
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """``folder``/venv, used from ``folder``, which is also the home folder of what runs there."""
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path, python: Path) -> Self:
+        """One with pip alone in it."""
+        _run((str(python), "-m", "venv", str(folder / "venv")), folder)
+        return cls(folder)
+
+    @property
+    def bin(self) -> Path:
+        """Where its programs are."""
+        return self.folder / "venv" / "bin"
+
+    def install(self, *what: str) -> None:
+        """Have pip install this, as this host's settings for pip say, in the caller's home."""
+        command = ("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--prefer-binary", *what)
+        _run((str(self.bin / command[0]), *command[1:]), self.folder)
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run a program of this environment, which must succeed; what it wrote to stdout."""
+        home = {"HOME": str(self.folder), "SYNCD_SOCKET": str(self.folder / "none.sock")}
+        return _run((str(self.bin / program), *arguments), self.folder, **home)
+
+
+def _run(command: tuple[str, ...], folder: Path, **more: str) -> str:
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environ(**more),
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout

@@ -1,6 +1,6 @@
-"""What the settings say of integrity: which models may come in, and what collections leave."""
+"""What the settings say of integrity: which models may come in, what is done about rot, and what collections leave."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -33,6 +33,15 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Versions of every published model, beside the published one, whose blobs stay for a rollback."""
     quarantine_age: QuarantineAge = QuarantineAge(30 * _DAY)
     """Seconds for which what was put into quarantine stays there."""
+
+
+class ScrubSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[scrub]``: how rot is found, and what becomes of it."""
+
+    repair: bool = True
+    """Whether the daemon mends by itself what a scrub or a verification found damaged."""
+    unrepairable: Literal["quarantine", "keep"] = "quarantine"
+    """What becomes of a model whose bytes nobody has any more: taken out of sight, or left published as it is."""
 
 
 class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):

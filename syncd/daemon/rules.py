@@ -21,6 +21,7 @@ def rules_of(loaded: Loaded) -> Rules:
             discovered=settings.docker.discover,
             patience=settings.probes.timeout,
         ),
+        keep_unrepairable=settings.scrub.unrepairable == "keep",
     )
 
 

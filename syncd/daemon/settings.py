@@ -15,7 +15,7 @@ import msgspec
 from syncd.daemon import dropins
 from syncd.daemon.convert import convert, table
 from syncd.daemon.dropins import Document
-from syncd.daemon.integrity_settings import CollectSettings, PolicySettings
+from syncd.daemon.integrity_settings import CollectSettings, PolicySettings, ScrubSettings
 from syncd.daemon.lines import Keys
 from syncd.daemon.located import TomlFile
 from syncd.daemon.server_settings import (
@@ -50,6 +50,7 @@ __all__ = [  # Address, Window and what the servers have, too: part of what the 
     "ProbeSettings",
     "RegistrySettings",
     "ReloadSettings",
+    "ScrubSettings",
     "Settings",
     "StallTimeout",
     "StoreChoice",
@@ -196,6 +197,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     probes: ProbeSettings = ProbeSettings()
     reload: ReloadSettings = ReloadSettings()
     policy: PolicySettings = PolicySettings()
+    scrub: ScrubSettings = ScrubSettings()
     collect: CollectSettings = CollectSettings()
 
 

@@ -20,10 +20,11 @@ class KnownServers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """``floor``: bytes of free space that jobs leave to others. ``policy``: which models may come in. ``wanted``: the
-    models of the settings, with their pins.
+    """``floor``: bytes of free space that jobs leave to others. ``policy``: which models may come in.
 
-    ``collect``: what collections leave. ``servers``: who is asked what it has loaded where no daemon knows.
+    ``wanted``: the models of the settings, with their pins. ``collect``: what collections leave. ``servers``: who is
+    asked what it has loaded where no daemon knows.
+    ``keep_unrepairable``: a model that nobody can mend stays published.
     """
 
     floor: int
@@ -35,3 +36,4 @@ class Rules:
     def pin_of(self, name: ModelName) -> Digest | None:
         """What the settings pin a model to; None: they do not."""
         return next((one.digest for one in self.wanted if one.name.folded == name.folded), None)
+    keep_unrepairable: bool = False

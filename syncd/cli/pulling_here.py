@@ -15,6 +15,7 @@ from syncd.daemon.settings import Loaded
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
 from syncd.errors import ExitCode, SyncdError
+from syncd.jobs.known import KnownManifests
 from syncd.jobs.pull import PullMeans
 from syncd.jobs.pull import pull as pull_one
 from syncd.oci.name import Reference
@@ -75,15 +76,16 @@ async def _pull_all(
         fetcher = Fetcher(registry, fetching, clock=time.monotonic, random=random.random)
         means = PullMeans(
             store=store,
-            registry=registry,
+            registry=KnownManifests(registry, store, loaded.pins),
             fetcher=fetcher,
             floor=loaded.settings.min_free,
             policy=policy_of(loaded),
         )
         for reference in references:
             try:
-                loaded.refuse_other_than_pinned(reference)
-                view.done(await pull_one(reference, means, view.show))
+                wanted = loaded.resolved(reference)
+                loaded.refuse_other_than_pinned(wanted)
+                view.done(await pull_one(wanted, means, view.show))
             except SyncdError as error:
                 view.failed(reference, error)
                 code = code or error.exit_code

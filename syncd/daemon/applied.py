@@ -14,7 +14,7 @@ from watchfiles._rust_notify import WatchfilesRustInternalError  # documented ("
 
 from syncd.aio import in_thread, only_error
 from syncd.daemon import dropins
-from syncd.daemon.settings import SYSTEM_FILE, Loaded, candidates, load, parse
+from syncd.daemon.settings import SYSTEM_FILE, Loaded, candidates, load, loaded_of
 from syncd.daemon.watched import Watched, watched
 from syncd.errors import ConfigurationError, SyncdError
 
@@ -116,7 +116,9 @@ class AppliedSettings:
         else:
             found, _ = candidates(self._named, self._environ, system_file=self._system_file)
             paths = list(found)
-        return watched(paths, [path.parent / dropins.FOLDER for path in paths])
+        pins = self.current.settings.pins
+        files = paths if pins is None else [*paths, pins]
+        return watched(files, [path.parent / dropins.FOLDER for path in paths])
 
     async def _refresh(self, *, asked: bool) -> None:
         async with self._turn:
@@ -131,7 +133,7 @@ class AppliedSettings:
         """What the files say now, if it can be used; ``current`` itself where nothing changed. Raise ``SyncdError``."""
         fresh = self._from_files()
         _refuse_loss(self.current, fresh)
-        unchanged = fresh.document == self.current.document
+        unchanged = (fresh.document, fresh.pins) == (self.current.document, self.current.pins)
         if self._accept is not None and (asked or not unchanged or self.fault is not None):
             self._accept(fresh)
         return self.current if unchanged else fresh
@@ -143,7 +145,7 @@ class AppliedSettings:
         if path.exists() and not path.is_file():
             raise ConfigurationError(f"{path} is no file")  # a FIFO would keep whoever opens it
         document = dropins.read(path) or dropins.Document(path)
-        return Loaded(parse(document), document)
+        return loaded_of(document)
 
     def _apply(self, fresh: Loaded, *, asked: bool) -> None:
         if fresh is self.current and self.fault is None and not asked:

@@ -11,6 +11,7 @@ from syncd.daemon.rules import policy_of
 from syncd.daemon.settings import Loaded
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
+from syncd.jobs.known import KnownManifests
 from syncd.jobs.pull import BeforePublish, PullMeans
 from syncd.registry.client import RegistryClient
 from syncd.store.root import Store
@@ -39,7 +40,7 @@ class Way:
         fetcher = Fetcher(registry, fetching, clock=time.monotonic, random=random.random)
         self.means = PullMeans(
             store=store,
-            registry=registry,
+            registry=KnownManifests(registry, store, loaded.pins),
             fetcher=fetcher,
             floor=settings.min_free,
             before_publish=before_publish,

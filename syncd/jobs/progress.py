@@ -61,8 +61,8 @@ class PullOutcome:
 
     ``current``: the tag already held this digest and every blob was there. ``fetched_bytes`` crossed the network for
     this pull (retries included); ``found_bytes`` were in the store already, whoever put them there.
-    ``moved_back``: when (seconds since the epoch) this digest was published before, if the registry's tag has moved back
-    to it.
+    ``moved_back``: when (seconds since the epoch) this digest was published before, if the registry's tag has
+    moved back to it.
     """
 
     reference: Reference

@@ -4,9 +4,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
+from syncd.api.exposition import Exposition
 from syncd.api.guard import loopback_names_only
 
 Reasons = Callable[[], Awaitable[tuple[str, ...]]]
@@ -20,15 +19,15 @@ class Health(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
 
 
-def ops_app(registry: CollectorRegistry, *, unhealthy: Reasons, unready: Reasons, loopback: bool) -> web.Application:
+def ops_app(exposition: Exposition, *, unhealthy: Reasons, unready: Reasons, loopback: bool) -> web.Application:
     """``unhealthy``: why a restart might help; ``unready``: why nobody should count on it yet.
 
     ``loopback``: it is for this host alone, so that requests by another name are none of its own.
     """
 
     async def metrics(request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+        body, content_type = exposition.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def healthz(_request: web.Request) -> web.Response:
         return _answer(await unhealthy())

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from syncd.aio import in_thread
+from syncd.api.exposition import Exposition
 from syncd.api.guard import TcpDoor
 from syncd.api.listeners import Listeners, Site, tcp_site
 from syncd.api.ops import ops_app
@@ -68,9 +68,9 @@ class Health:
 class Doors:
     """Opens what the settings ask for, and moves it when they change."""
 
-    def __init__(self, listeners: Listeners, registry: CollectorRegistry, health: Health) -> None:
+    def __init__(self, listeners: Listeners, exposition: Exposition, health: Health) -> None:
         self._listeners = listeners
-        self._registry = registry
+        self._exposition = exposition
         self._health = health
         self._ops: tuple[Address, Site] | None = None
 
@@ -94,7 +94,10 @@ class Doors:
             await self.close()
             return
         app = ops_app(
-            self._registry, unhealthy=self._health.unhealthy, unready=self._health.unready, loopback=wanted.is_loopback
+            self._exposition,
+            unhealthy=self._health.unhealthy,
+            unready=self._health.unready,
+            loopback=wanted.is_loopback,
         )
         site = await tcp_site(app, wanted.host, wanted.port)
         await self.close()

@@ -4,8 +4,7 @@ import random
 import time
 from collections.abc import Coroutine, Iterator
 
-from prometheus_client import CollectorRegistry
-
+from syncd.api.exposition import Exposition
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.discovery import Discovery
 from syncd.daemon.fleet import Fleet
@@ -23,10 +22,10 @@ from syncd.store.root import Store
 class Servers:
     """``fleet`` knows how they stand, ``rollouts`` brings versions to them, ``discovery`` follows their containers."""
 
-    def __init__(self, store: Store, settings: InForce, chronicle: Chronicle, registry: CollectorRegistry) -> None:
-        """``registry``: of the metrics. Blocks for a moment."""
+    def __init__(self, store: Store, settings: InForce, chronicle: Chronicle, exposition: Exposition) -> None:
+        """``exposition``: of the metrics. Blocks for a moment."""
         self._settings = settings
-        telemetry = InstanceTelemetry(registry)
+        telemetry = InstanceTelemetry(exposition)
         self.fleet = Fleet(
             store=store,
             settings=settings,
@@ -42,7 +41,7 @@ class Servers:
             engine=self._engine,
             settings=settings,
             chronicle=chronicle,
-            telemetry=RolloutTelemetry(registry),
+            telemetry=RolloutTelemetry(exposition.registry),
             clock=time.time,
         )
         self.discovery = Discovery(settings, self.fleet, store.path, random=random.random)

@@ -6,6 +6,7 @@ Labels are bounded: models are those of the settings, reasons those of the exit 
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -93,16 +94,34 @@ class Telemetry:
         settings: Callable[[], SettingsState],
     ) -> None:
         """Read these whenever somebody asks for the metrics."""
-        self.registry.register(_Gauges(board, count, desired, settings, lambda: self._ended_bytes))
-        self.exposition.add(lambda: tuple(map(_standing, desired())), _of_each_model)
+        self.registry.register(_Gauges(board, count, settings, lambda: self._ended_bytes))
+        self.exposition.add(lambda: tuple(map(_Standing.of, desired())), _of_models)
 
 
-def _standing(one: DesiredModel) -> tuple[str, float, float, float]:
-    """Name, present, failing, pending."""
-    return one.name, float(one.digest is not None), float(one.state == "failing"), float(one.pending is not None)
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What metrics tell of a desired model."""
+
+    name: str
+    state: str
+    present: bool
+    pending: bool
+
+    @classmethod
+    def of(cls, one: DesiredModel) -> Self:
+        return cls(one.name, one.state, one.digest is not None, one.pending is not None)
 
 
-def _of_each_model(standings: Iterable[tuple[str, float, float, float]]) -> Iterator[Metric]:
+def _of_models(desired: tuple[_Standing, ...]) -> Iterator[Metric]:
+    yield GaugeMetricFamily("syncd_models_desired", "Models that the settings want.", len(desired))
+    for state, words in (
+        ("published", "are whole and current, as far as the last check knows"),
+        ("pulling", "are being pulled"),
+        ("pending", "wait for an update or their first pull"),
+        ("failing", "fail, and are tried again"),
+    ):
+        number = sum(one.state == state for one in desired)
+        yield GaugeMetricFamily(f"syncd_models_{state}", f"Desired models that {words}.", number)
     present = GaugeMetricFamily(
         "syncd_model_present", "1 if the desired model is published, in whatever version.", labels=("model",)
     )
@@ -112,9 +131,10 @@ def _of_each_model(standings: Iterable[tuple[str, float, float, float]]) -> Iter
     pending = GaugeMetricFamily(
         "syncd_model_pending", "1 while an update of the desired model waits.", labels=("model",)
     )
-    for name, *values in standings:
-        for family, value in zip((present, failing, pending), values, strict=True):
-            family.add_metric((name,), value)
+    for one in desired:
+        present.add_metric((one.name,), float(one.present))
+        failing.add_metric((one.name,), float(one.state == "failing"))
+        pending.add_metric((one.name,), float(one.pending))
     yield from (present, failing, pending)
 
 
@@ -129,20 +149,17 @@ class _Gauges(Collector):
         self,
         board: Board,
         count: Callable[[], Count],
-        desired: Callable[[], Iterable[DesiredModel]],
         settings: Callable[[], SettingsState],
         ended_bytes: Callable[[], int],
     ) -> None:
         self._board = board
         self._count = count
-        self._desired = desired
         self._settings = settings
         self._ended_bytes = ended_bytes
 
     def collect(self) -> Iterator[Metric]:
         """Everything that is read and not counted."""
         yield from self._pulls()
-        yield from self._models(tuple(self._desired()))
         yield from self._store(self._count())
         settings = self._settings()
         yield GaugeMetricFamily(
@@ -165,17 +182,6 @@ class _Gauges(Collector):
             "Bytes that pulls took from the network, retries included.",
             self._ended_bytes() + sum(_fetched(view) for view in running),
         )
-
-    def _models(self, desired: tuple[DesiredModel, ...]) -> Iterator[Metric]:
-        yield GaugeMetricFamily("syncd_models_desired", "Models that the settings want.", len(desired))
-        for state, words in (
-            ("published", "are whole and current, as far as the last check knows"),
-            ("pulling", "are being pulled"),
-            ("pending", "wait for an update or their first pull"),
-            ("failing", "fail, and are tried again"),
-        ):
-            number = sum(one.state == state for one in desired)
-            yield GaugeMetricFamily(f"syncd_models_{state}", f"Desired models that {words}.", number)
 
     def _store(self, count: Count) -> Iterator[Metric]:
         yield GaugeMetricFamily("syncd_store_models", "Models that are published.", len(count.models))

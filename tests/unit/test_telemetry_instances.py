@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
 
+from syncd.api.exposition import Exposition
 from syncd.daemon.telemetry_instances import InstanceTelemetry
 from syncd.instances.model import Instance
 from syncd.instances.ollama import Reason
@@ -25,18 +25,18 @@ def row(name: str, *words: Word, up: bool | None = True, version: str | None = "
     return Row(instance=Instance(name=name, url="http://h"), up=up, version=version, fault=None, life=1, cells=cells)
 
 
-def read(registry: CollectorRegistry) -> str:
-    return generate_latest(registry).decode()
+def read(exposition: Exposition) -> str:
+    return exposition.render("")[0].decode()
 
 
 def test_what_servers_serve_is_told_by_server_and_model() -> None:
-    registry = CollectorRegistry()
-    telemetry = InstanceTelemetry(registry)
+    metrics = Exposition(CollectorRegistry())
+    telemetry = InstanceTelemetry(metrics)
     telemetry.watch(lambda: (row("a", Word.PROVED, Word.MISSING), row("b", up=None, version=None)))
     telemetry.probed("a", Level.SHOW, 0.01, None)
     telemetry.probed("a", Level.PROOF, 3.0, Reason.TIMEOUT)
 
-    text = read(registry)
+    text = read(metrics)
 
     assert 'syncd_instance_up{instance="a"} 1.0' in text
     assert 'syncd_instance_up{instance="b"}' not in text  # nobody has asked it yet
@@ -51,18 +51,18 @@ def test_what_servers_serve_is_told_by_server_and_model() -> None:
 
 
 def test_a_server_that_left_leaves_no_metric() -> None:
-    registry = CollectorRegistry()
-    telemetry = InstanceTelemetry(registry)
+    metrics = Exposition(CollectorRegistry())
+    telemetry = InstanceTelemetry(metrics)
     rows = [row("a", Word.PROVED), row("b", Word.PROVED)]
     telemetry.watch(lambda: tuple(rows))
     for one in rows:
         telemetry.probed(one.instance.name, Level.LOOK, 0.01, Reason.REFUSED)
 
     rows.pop()
-    read(registry)
+    read(metrics)
 
-    assert 'instance="b"' not in read(registry)
-    assert 'instance="a"' in read(registry)
+    assert 'instance="b"' not in read(metrics)
+    assert 'instance="a"' in read(metrics)
 
 
 def test_promtool_finds_nothing() -> None:
@@ -70,13 +70,13 @@ def test_promtool_finds_nothing() -> None:
     if promtool is None:
         assert not os.environ.get("CI"), "promtool is not installed (Debian: apt install prometheus)"
         pytest.skip("NOT RUN: promtool is not installed")
-    registry = CollectorRegistry()
-    telemetry = InstanceTelemetry(registry)
+    metrics = Exposition(CollectorRegistry())
+    telemetry = InstanceTelemetry(metrics)
     telemetry.watch(lambda: (row("a", *Word),))
     telemetry.probed("a", Level.LOOK, 0.01, Reason.STATUS)
 
     done = subprocess.run(
-        [promtool, "check", "metrics"], input=read(registry), text=True, capture_output=True, check=False
+        [promtool, "check", "metrics"], input=read(metrics), text=True, capture_output=True, check=False
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import adopting, cold, commands, daemon, footprint, kills, servers, smoking, throttled
+from benchmarks import adopting, cold, collecting, commands, daemon, footprint, kills, servers, smoking, throttled
 from benchmarks.figures import GIB, MIB, Section, summary, table, verdict
 from benchmarks.machine import facts
 from benchmarks.world import BenchmarkError, World
@@ -29,6 +29,7 @@ _MEASUREMENTS: Mapping[str, Callable[[World], Iterator[Section]]] = {
     "kills": kills.measure,
     "throttled": throttled.measure,
     "commands": commands.measure,
+    "collecting": collecting.measure,
     "daemon": daemon.measure,
     "servers": servers.measure,
     "adopting": adopting.measure,

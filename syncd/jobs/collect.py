@@ -65,7 +65,7 @@ def plan(
     free = ripe(store.sweep.look(names.all - files), now)
     doubts = (*memories.doubts, *map(_unknown, sorted(unknown)))
     if free and not memories.insisted:
-        doubts += _foreign(now - store.sweep.newest(names.partials | (names.unrecorded - files)))
+        doubts += _foreign(now - store.sweep.newest(names.unrecorded - files))
     if memories.insisted:
         doubts = ()
     return CollectionPlan(

@@ -147,11 +147,10 @@ class Folder:
         except OSError as error:
             raise self._named(name, error) from error
         try:
-            with translated(self.path / name):
-                regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        except BaseException:
+            regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        except OSError as error:
             os.close(fd)
-            raise
+            raise error_of(error, self.path / name) from error
         if not regular:
             os.close(fd)
             raise NotAFileError(

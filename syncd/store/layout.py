@@ -3,7 +3,7 @@
 import hashlib
 import re
 
-from syncd.errors import InvalidDigestError, InvalidNameError
+from syncd.errors import InvalidNameError
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
 
@@ -49,19 +49,9 @@ def blob_file(digest: Digest) -> str:
     return f"sha256-{digest.hex}"
 
 
-def is_blob_file(name: str) -> bool:
-    """Whether this is what a blob's file, link or record is called."""
-    return _BLOB_FILE.fullmatch(name) is not None
-
-
 def digest_of_file(name: str) -> Digest | None:
     """The digest that a blob's file name stands for; None for every other name."""
-    if not _BLOB_FILE.fullmatch(name):
-        return None
-    try:
-        return Digest.parse(name.replace("-", ":", 1))
-    except InvalidDigestError:
-        return None
+    return Digest(name.removeprefix("sha256-")) if _BLOB_FILE.fullmatch(name) else None
 
 
 def partial_file(digest: Digest) -> str:

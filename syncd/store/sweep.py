@@ -48,14 +48,13 @@ class QuarantinedFile:
 
 @dataclass(frozen=True, slots=True)
 class BlobNames:
-    """The file names of blobs: of all of which anything is there, and of those in ``blobs/`` that have no record.
+    """The names of files in ``blobs/``, ``keep/`` and ``records/``, and of those in ``blobs/`` that have no record.
 
-    ``partials``: files that an Ollama makes while it pulls into ``blobs/``.
+    Blobs are among them, and whatever else lies there.
     """
 
     all: frozenset[str] = frozenset()
     unrecorded: frozenset[str] = frozenset()
-    partials: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +82,22 @@ class Sweep:
     # What is there
 
     def names(self) -> BlobNames:
-        """Every blob of which anything is there, by name: without a look at the files themselves."""
+        """Every blob of which anything is there is among them. No file is looked at: there may be 50,000."""
         blobs, records = _listed(self._blobs), _listed(self._records)
-        return BlobNames(
-            all=frozenset(filter(layout.is_blob_file, blobs | records | _listed(self._keep))),
-            unrecorded=frozenset(filter(layout.is_blob_file, blobs - records)),
-            partials=frozenset(name for name in blobs if _OLLAMAS_PARTIAL in name),
-        )
+        return BlobNames(frozenset(blobs | records | _listed(self._keep)), frozenset(blobs - records))
 
     def look(self, files: Iterable[str]) -> list[HeldBlob]:
-        """What is there of the blobs with these file names, in order of digest."""
-        found = (self._look(file) for file in sorted(files))
+        """What is there of the blobs among these file names, in order of digest."""
+        found = (self._look(file, digest) for file in sorted(files) if (digest := layout.digest_of_file(file)))
         return [blob for blob in found if blob is not None]
 
     def newest(self, files: Iterable[str]) -> float:
-        """The newest mtime of these files of ``blobs/``, in seconds since the epoch; 0 if there are none."""
-        found = (self._blobs.stat(file) for file in files)
+        """When the newest of these blobs of ``blobs/``, and of what Ollama makes while it pulls, was written to.
+
+        In seconds since the epoch; 0 if there are none.
+        """
+        brought = (file for file in files if _OLLAMAS_PARTIAL in file or layout.digest_of_file(file))
+        found = (self._blobs.stat(file) for file in brought)
         return max((status.st_mtime for status in found if status is not None), default=0.0)
 
     def staged(self) -> list[StagedFile]:
@@ -168,8 +167,7 @@ class Sweep:
 
     # Steps of the above
 
-    def _look(self, file: str) -> HeldBlob | None:
-        digest = layout.digest_of_file(file)
+    def _look(self, file: str, digest: Digest) -> HeldBlob | None:
         sizes: dict[tuple[int, int], int] = {}
         newest: float | None = None
         for folder in (self._blobs, self._keep, self._records):
@@ -179,7 +177,7 @@ class Sweep:
             newest = max(newest or 0.0, status.st_mtime)
             if folder is not self._records:  # one file under two names counts once
                 sizes[status.st_dev, status.st_ino] = status.st_size
-        return None if digest is None or newest is None else HeldBlob(digest, sum(sizes.values()), newest)
+        return None if newest is None else HeldBlob(digest, sum(sizes.values()), newest)
 
     def _throw(self, folder: Folder, file: str) -> str | None:
         trashed = layout.temporary_file(new_token())

@@ -21,14 +21,14 @@ def test_promtool_takes_the_example_of_a_configuration() -> None:
 
 
 def test_every_alert_fires_and_does_not_just_below() -> None:
-    done = promtool("test", "rules", CASES)
+    done = promtool("test", "rules", *CASES)
 
     assert done.returncode == 0, done.stdout
 
 
 def test_every_alert_has_cases_of_both_kinds() -> None:
     seen: dict[str, set[bool]] = defaultdict(set)
-    for case in load(CASES)["tests"]:
+    for case in (case for path in CASES for case in load(path)["tests"]):
         for asked in case["alert_rule_test"]:
             seen[asked["alertname"]].add(bool(asked["exp_alerts"]))
 

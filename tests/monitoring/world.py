@@ -21,7 +21,7 @@ from tests.support.daemon import ROOT, eventually, free_port
 
 MONITORING = ROOT / "monitoring"
 RULES = (MONITORING / "recording.yml", MONITORING / "alerts.yml")
-CASES = ROOT / "tests" / "monitoring" / "alerts.test.yml"
+CASES = tuple(ROOT / "tests" / "monitoring" / name for name in ("alerts.test.yml", "alerts_long.test.yml"))
 RUNBOOK = ROOT / "docs" / "runbook.md"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "syncd.json"
 
@@ -90,7 +90,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 

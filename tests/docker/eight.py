@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.docker.engine import DockerEngine
-from tests.support.daemon import RunningDaemon, eventually, free_port
+from tests.support.daemon import RunningDaemon, eventually
 from tests.support.models import build_model, five_models
+from tests.support.ports import free_port
 from tests.support.registry import ModelHandle, ScriptedRegistry
 
 EIGHT = range(1, 9)

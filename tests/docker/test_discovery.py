@@ -1,7 +1,6 @@
 """Containers are followed as they start, stop and move, and so is an Engine that goes and comes back."""
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from tests.docker.engine import DockerEngine, needs_docker
 from tests.docker.sleepers import COMMAND, ready
 from tests.docker.watcher import settings, watching
+from tests.support.ports import free_port
 
 
 def labels(**more: str) -> dict[str, str]:
@@ -214,9 +214,7 @@ async def test_an_engine_that_comes_late_is_found(own_engine: DockerEngine) -> N
 async def test_a_stream_that_breaks_is_opened_again(docker: DockerEngine) -> None:
     """Through a proxy that is cut, as a connection to an Engine over TCP may be."""
     docker.run("ollama-1", COMMAND, labels=labels())
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = free_port()
     pipes: list[asyncio.StreamWriter] = []
 
     async def through(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

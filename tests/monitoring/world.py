@@ -17,7 +17,8 @@ from typing import Any, Self
 import pytest
 import yaml
 
-from tests.support.daemon import ROOT, eventually, free_port
+from tests.support.daemon import ROOT, eventually
+from tests.support.ports import free_port
 
 MONITORING = ROOT / "monitoring"
 RULES = (MONITORING / "recording.yml", MONITORING / "alerts.yml")

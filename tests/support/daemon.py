@@ -15,17 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 _START_SECONDS = 20.0
 _STOP_SECONDS = 15.0
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class UnixConnection(http.client.HTTPConnection):

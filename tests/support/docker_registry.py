@@ -11,8 +11,8 @@ from typing import Self
 
 from tests.support.content import Content, Generated, InMemory, OnDisk, content, whole
 from tests.support.models import MANIFEST_TYPE, Model
+from tests.support.ports import free_port
 from tests.support.registry import ModelHandle
-from tests.support.registry.server import listen
 
 BINARY = "docker-registry"
 _READY_SECONDS = 20.0
@@ -111,8 +111,7 @@ class DockerRegistry:
         return held.digest
 
     def _start(self) -> None:
-        with listen() as chosen:
-            port = chosen.getsockname()[1]
+        port = free_port()
         self.host = f"127.0.0.1:{port}"
         storage = self.folder / "storage"
         storage.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from tests.support import llama_engine
-from tests.support.registry.server import listen
+from tests.support.ports import free_port
 
 VARIABLE = "OLLAMA_BINARY"
 _READY_SECONDS = 30.0
@@ -26,8 +26,7 @@ class OllamaBinary:
         self._prune = prune
         self._process: subprocess.Popen[bytes] | None = None
         self._engine_log = llama_engine.install(home)
-        with listen() as free:
-            self._port: int = free.getsockname()[1]
+        self._port = free_port()
 
     @staticmethod
     def path() -> str | None:

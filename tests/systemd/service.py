@@ -1,12 +1,12 @@
 """The unit syncd.service in a booted machine, and what it is told and asked."""
 
-import socket
 import textwrap
 import urllib.error
 import urllib.request
 from types import TracebackType
 from typing import Self
 
+from tests.support.ports import free_port
 from tests.support.registry import ModelHandle
 from tests.systemd.machine import Machine, eventually
 
@@ -23,7 +23,7 @@ class Service:
         self.machine = machine
         self.store = machine.path(STORE)
         self._settings = machine.path("/etc/syncd/syncd.toml")
-        self._ops_port = _free_port()
+        self._ops_port = free_port()
 
     def __enter__(self) -> Self:
         self._reset()
@@ -112,10 +112,3 @@ class Service:
     def until(self, name: str, value: str, *, seconds: float = 60.0) -> None:
         """Wait until a property of the unit has this value."""
         eventually(lambda: self[name] == value, f"{name}={value}", seconds=seconds)
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port

@@ -11,11 +11,12 @@ from typing import Literal, Self, Unpack
 
 from tests.support.content import Content, content, digest_of
 from tests.support.models import MANIFEST_TYPE, Model
+from tests.support.ports import listening, listening_on
 from tests.support.registry import faults
 from tests.support.registry.access import TokenRules
 from tests.support.registry.answers import Answer, Kind, Origin, Request
 from tests.support.registry.faults import Fault, RangeLie, Rule, Scope
-from tests.support.registry.server import CdnRules, Server, Shelves, StoredManifest, listen
+from tests.support.registry.server import CdnRules, Server, Shelves, StoredManifest
 from tests.support.serving import LoopThread
 
 
@@ -66,7 +67,8 @@ class ScriptedRegistry:
     # Life
 
     def __enter__(self) -> Self:
-        self._server = Server(self.shelves, {origin: listen(port) for origin, port in self._ports.items()}, self._tls)
+        sockets = {origin: listening_on(port) if port else listening() for origin, port in self._ports.items()}
+        self._server = Server(self.shelves, sockets, self._tls)
         self._thread.start()
         self._thread.call(self._server.start())
         return self

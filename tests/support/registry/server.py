@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from tests.support.content import Content, InMemory
+from tests.support.ports import listening_on
 from tests.support.registry.access import Access, token_body
 from tests.support.registry.answers import Answer, Kind, Origin, Request, blob_answer, error, small
 from tests.support.registry.faults import Rule
@@ -195,23 +196,11 @@ class Server:
         return answer
 
 
-def listen(port: int = 0) -> socket.socket:
-    """A socket bound to a loopback port; 0 lets the kernel choose."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", port))
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
 async def _listen_again(port: int) -> socket.socket:
     for attempt in range(_BIND_ATTEMPTS):
         try:
-            return listen(port)
-        except OSError:  # an outgoing connection of another test may hold the port for a moment
+            return listening_on(port)
+        except OSError:  # what was just broken may hold the port for a moment
             if attempt == _BIND_ATTEMPTS - 1:
                 raise
             await asyncio.sleep(0.05)

@@ -2,11 +2,11 @@
 
 import asyncio
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.ports import listening, listening_on
 from tests.support.serving import HttpServer, LoopThread
 from tests.support.standin.orders import INFERENCE, Asked, Ledger, Load, Order, What
 from tests.support.standin.server import Server
@@ -170,10 +170,11 @@ class _Life:
 
     async def start(self) -> None:
         self._server.prepare()
-        listening = socket.create_server((self._settings.host, self.port), backlog=256)
-        self.port = listening.getsockname()[1]
+        host = self._settings.host
+        bound = listening_on(self.port, host) if self.port else listening(host)
+        self.port = bound.getsockname()[1]
         self._http = HttpServer(self._server.handle)
-        await self._http.listen(listening)
+        await self._http.listen(bound)
 
     async def stop(self) -> None:
         if self._http is not None:

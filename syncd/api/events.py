@@ -167,17 +167,22 @@ def progress(now: PullProgress) -> Progress:
         fetched=totals.fetched,
         retries=now.retries,
         trouble=printable(now.trouble) if now.trouble is not None else None,
-        blobs=tuple(
-            BlobEvent(
-                digest=str(one.blob.digest),
-                media_type=printable(one.blob.media_type),
-                size=one.blob.size,
-                state=one.state.value,
-                done=one.done,
-                fetched=one.fetched,
-            )
-            for one in now.blobs
-        ),
+        blobs=blobs(now),
+    )
+
+
+def blobs(now: PullProgress) -> tuple[BlobEvent, ...]:
+    """How each blob stands."""
+    return tuple(
+        BlobEvent(
+            digest=str(one.blob.digest),
+            media_type=printable(one.blob.media_type),
+            size=one.blob.size,
+            state=one.state.value,
+            done=one.done,
+            fetched=one.fetched,
+        )
+        for one in now.blobs
     )
 
 

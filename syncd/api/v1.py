@@ -9,7 +9,8 @@ import msgspec
 
 from syncd.api.catalogue import rfc3339
 from syncd.api.collected import CollectionInfo
-from syncd.api.events import BlobEvent, Ended, Failed, ended, failed
+from syncd.api.events import BlobEvent, Ended, Failed, blobs, ended, failed
+from syncd.api.scrubbed import ScrubInfo
 from syncd.errors import (
     BusyError,
     ConfigurationError,
@@ -184,6 +185,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     rollouts: tuple[RolloutInfo, ...] = ()
     instances: tuple[InstanceInfo, ...] = ()
     collection: CollectionInfo | None = None
+    scrub: ScrubInfo | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -335,17 +337,7 @@ def update(now: PullProgress) -> PullUpdate:
         name=str(now.reference),
         phase=now.phase.value,
         digest=str(now.digest) if now.digest else None,
-        blobs=tuple(
-            BlobEvent(
-                digest=str(one.blob.digest),
-                media_type=printable(one.blob.media_type),
-                size=one.blob.size,
-                state=one.state.value,
-                done=one.done,
-                fetched=one.fetched,
-            )
-            for one in now.blobs
-        ),
+        blobs=blobs(now),
         retries=now.retries,
         trouble=printable(now.trouble) if now.trouble is not None else None,
     )

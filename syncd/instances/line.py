@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import aiohttp
 
+from syncd.instances.connections import fresh_session, no_timeout
+
 _KEPT = 2 * 3600.0  # seconds: longer than any interval between two looks
 _CRIED_WOLF = 2  # drops in a row that are taken for restarts
 
@@ -17,9 +19,7 @@ class Distance:
     def session(self) -> aiohttp.ClientSession:
         """The session that all of them share. Call it on the loop."""
         if self._session is None or self._session.closed:
-            connector = aiohttp.TCPConnector(force_close=True, limit=0)
-            jar = aiohttp.DummyCookieJar()
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=jar, timeout=_none())
+            self._session = fresh_session()
         return self._session
 
     async def close(self) -> None:
@@ -43,7 +43,7 @@ class Line:
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=1, keepalive_timeout=_KEPT),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=_none(),
+            timeout=no_timeout(),
             trace_configs=[trace],
         )
         self._expected = False  # a connection is open, as far as we know
@@ -82,8 +82,3 @@ class Line:
         if self._first:
             self._drops = 0
         self._first = False
-
-
-def _none() -> aiohttp.ClientTimeout:
-    """Each call has a time of its own."""
-    return aiohttp.ClientTimeout(total=None, sock_connect=None)

@@ -7,14 +7,14 @@ import click
 from syncd.api import events, v1
 from syncd.cli import place
 from syncd.cli.failure import report
-from syncd.cli.options import as_json, examples, shared
+from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.errors import ExitCode, SyncdError
 from syncd.text import printable
 
 
 @click.command(epilog=examples("syncd cancel mistral:7b", "syncd cancel 1f0c82d4"))
-@click.argument("which", metavar="NAME|JOB...", nargs=-1, required=True)
+@click.argument("which", metavar="NAME|JOB...", nargs=-1, required=True, shell_complete=stored_names)
 @as_json
 @shared
 @click.pass_context

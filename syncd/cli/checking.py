@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from syncd.api import events
 from syncd.cli import logs, place, words
-from syncd.cli.options import as_json, examples, shared
+from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.errors import IntegrityError
 from syncd.oci.name import ModelName
@@ -20,7 +20,7 @@ from syncd.text import printable, size
 
 
 @click.command(epilog=examples("syncd verify", "syncd verify mistral:7b"))
-@click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=stored_names)
 @as_json
 @shared
 @click.pass_context

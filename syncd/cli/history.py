@@ -9,7 +9,7 @@ import click
 from syncd.api import events
 from syncd.api.history import HISTORY, HistoryRequest, HistoryTold, PublicationLine
 from syncd.cli import logs, place, words
-from syncd.cli.options import as_json, examples, shared
+from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.errors import SyncdError
 from syncd.oci.name import ModelName
@@ -20,7 +20,7 @@ _SHORT = 12  # hex digits, as long as no other digest here begins alike
 
 
 @click.command(epilog=examples("syncd history mistral:7b", "syncd history mistral:7b --json"))
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=stored_names)
 @as_json
 @shared
 @click.pass_context

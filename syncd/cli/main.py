@@ -20,6 +20,8 @@ try:
 except KeyboardInterrupt:  # most of the time until run(): it would end in Python's traceback
     raise SystemExit(128 + signal.SIGINT) from None
 
+COMPLETION = "_SYNCD_COMPLETE"  # set by a shell that wants to know what may come next; click's way to spell it
+
 _COMMANDS = {
     "init": "syncd.cli.stores:init",
     "pull": "syncd.cli.pulling:pull",
@@ -124,6 +126,12 @@ def _report(error: Exception, *, as_json: bool, verbose: bool) -> int:
     return expected.exit_code
 
 
+def _complete(instruction: str) -> int:
+    from syncd.cli import completion  # noqa: PLC0415 - only a shell pays for it
+
+    return completion.answer(syncd, instruction, variable=COMPLETION)
+
+
 def _close_stdout() -> None:
     """Nobody reads any more: what Python would still flush at exit goes nowhere, and quietly."""
     with contextlib.suppress(OSError, ValueError):
@@ -132,7 +140,8 @@ def _close_stdout() -> None:
 
 def main() -> None:
     """Entry point."""
-    code = run(sys.argv[1:])
+    completion = os.environ.get(COMPLETION)
+    code = run(sys.argv[1:]) if completion is None else _complete(completion)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # whoever read it has gone
             stream.flush()

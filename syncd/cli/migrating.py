@@ -9,7 +9,7 @@ import click
 
 from syncd.cli import adopting, logs, migrating_page, place
 from syncd.cli.migrating_run import Migration
-from syncd.cli.options import as_json, dry_run, examples, shared
+from syncd.cli.options import as_json, dry_run, examples, shared, stored_names
 from syncd.cli.pulling_here import access_for
 from syncd.cli.session import Session
 from syncd.cli.there import There
@@ -26,7 +26,12 @@ from syncd.oci.name import Reference
 )
 @click.argument("sources", metavar="[SOURCE...]", nargs=-1)
 @click.option(
-    "--model", "models", metavar="NAME", multiple=True, help="Wanted instead of the settings' models; repeatable."
+    "--model",
+    "models",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=stored_names,
+    help="Wanted instead of the settings' models; repeatable.",
 )
 @click.option("--delete-source", is_flag=True, help="Take each model out of its source once the store has it.")
 @click.option(

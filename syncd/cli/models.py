@@ -9,7 +9,7 @@ import msgspec
 
 from syncd.api.catalogue import TEXTS, Blob, Listing, Shown
 from syncd.cli import place, words
-from syncd.cli.options import as_json, examples, shared
+from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.oci.media import kind
 from syncd.oci.name import ModelName
@@ -55,7 +55,7 @@ def table(found: Listing, now: float) -> str:
 
 
 @click.command(epilog=examples("syncd show mistral:7b"))
-@click.argument("name")
+@click.argument("name", shell_complete=stored_names)
 @as_json
 @shared
 @click.pass_context

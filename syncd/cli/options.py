@@ -67,3 +67,10 @@ def as_json(command: Command) -> Command:
 def dry_run(command: Command) -> Command:
     """Give ``command`` --dry-run, as ``dry_run``."""
     return click.option("--dry-run", "dry_run", is_flag=True, help="Show what would be done, and do nothing.")(command)
+
+
+def stored_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell offers for a NAME: the ``shell_complete`` of every parameter that takes models' names."""
+    from syncd.cli import completion  # noqa: PLC0415 - who presses no tab key does not pay for it
+
+    return completion.names(context, incomplete)

@@ -12,7 +12,7 @@ from syncd.api import events, v1
 from syncd.api.pins import PIN, UNPIN, PinLine, PinRequest, UnpinLine, UnpinRequest
 from syncd.api.rollback import ROLLBACK, RollbackRequest, RolledBack
 from syncd.cli import logs, pins_file, place, words
-from syncd.cli.options import as_json, dry_run, examples, shared
+from syncd.cli.options import as_json, dry_run, examples, shared, stored_names
 from syncd.cli.pulling import view_for
 from syncd.cli.session import Session
 from syncd.errors import NotAuthorisedError, NotFoundError
@@ -44,7 +44,7 @@ class Unpinned(msgspec.Struct, frozen=True):
 
 
 @click.command(epilog=examples("syncd rollback mistral:7b", "syncd rollback mistral:7b 61e88e --dry-run"))
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=stored_names)
 @click.argument("digest", metavar="[DIGEST]", required=False)
 @dry_run
 @as_json
@@ -81,7 +81,7 @@ def _rolled_back(told: RolledBack) -> str:
 
 
 @click.command(epilog=examples("syncd pin -o /etc/syncd/pins.json", "syncd pin mistral:7b -o pins.json", "syncd pin"))
-@click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=stored_names)
 @click.option(
     "-o",
     "--output",
@@ -131,7 +131,7 @@ def _published(session: Session, asked: PinRequest) -> list[Pin]:
 
 
 @click.command(epilog=examples("syncd unpin mistral:7b", "syncd unpin --dry-run"))
-@click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=stored_names)
 @dry_run
 @as_json
 @shared

@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 
 from syncd.cli import logs, place
-from syncd.cli.options import as_json, examples, shared
+from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.place import Limits
 from syncd.cli.render import Lines, Ndjson, PullView, Quiet
 from syncd.cli.session import Session
@@ -29,7 +29,7 @@ def _rate(_context: click.Context, _parameter: click.Parameter, value: str | Non
         "syncd pull mistral:7b", "syncd pull hf.co/user/repo-GGUF:Q4_K_M nomic-embed-text --max-rate 50MB/s"
     )
 )
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=stored_names)
 @click.option("--max-rate", metavar="RATE", callback=_rate, help='At most this many bytes a second, such as "50 MB/s".')
 @click.option(
     "--connections", type=click.IntRange(1, MAX_CONNECTIONS), help="Connections open at once. [default: settings, or 8]"

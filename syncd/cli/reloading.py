@@ -8,7 +8,7 @@ import click
 
 from syncd.api import events, v1
 from syncd.cli import place
-from syncd.cli.options import as_json, examples, shared
+from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.errors import ExitCode, SyncdError
 from syncd.oci.name import ModelName
@@ -28,7 +28,7 @@ class ServersFailedError(SyncdError):
         "syncd reload mistral:7b", "syncd reload --prove --instance ollama-server-1", "syncd reload --resume"
     )
 )
-@click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=stored_names)
 @click.option("--instance", "instances", metavar="SERVER", multiple=True, help="Only this server; may be given again.")
 @click.option("--prove", is_flag=True, help="Reload nothing: have the servers make a token of each model.")
 @click.option("--resume", is_flag=True, help="Go on with rollouts that a server's failure has halted.")

@@ -7,7 +7,7 @@ import click
 from syncd.api import events
 from syncd.cli import logs, place, words
 from syncd.cli.failure import report
-from syncd.cli.options import as_json, dry_run, examples, shared
+from syncd.cli.options import as_json, dry_run, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.errors import ExitCode, SyncdError
 from syncd.oci.name import ModelName
@@ -15,7 +15,7 @@ from syncd.text import printable, size
 
 
 @click.command(epilog=examples("syncd rm mistral:7b", "syncd rm --dry-run mistral:7b llava:7b"))
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=stored_names)
 @dry_run
 @as_json
 @shared

@@ -11,7 +11,7 @@ import click
 
 from syncd.aio import only_error
 from syncd.cli import logs, running, smoke_page
-from syncd.cli.options import as_json, examples, shared
+from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.cli.smoke_view import SmokeView, view
 from syncd.daemon.server_settings import ServerUrl
@@ -104,6 +104,7 @@ class _Load:
     "--model",
     "models",
     metavar="NAME",
+    shell_complete=stored_names,
     multiple=True,
     help="Ask this model; may be repeated. [default: all that a server lists]",
 )

@@ -23,12 +23,13 @@ RUN tools/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --no-in
     && install -D -m 755 tools/bin/dumb-init /opt/syncd/bin/dumb-init
 
 FROM ${PYTHON_IMAGE}
-# The base image's own pip is of no use here, and more to keep free of holes.
+# The base image's own pip is of no use here, and more to keep free of holes. A new volume begins with the store's two
+# folders, so that a server which cannot make them finds them, whoever is started first.
 RUN groupadd --system --gid 10001 syncd \
     && useradd --system --uid 10001 --gid 10001 --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin syncd \
     && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip /usr/local/lib/python3*/site-packages/pip* \
     && install -d -m 755 /etc/syncd /srv/ollama \
-    && install -d -m 755 -o syncd -g syncd /srv/ollama/models \
+    && install -d -m 755 -o syncd -g syncd /srv/ollama/models /srv/ollama/models/blobs /srv/ollama/models/manifests \
     && install -d -m 750 -o syncd -g syncd /run/syncd
 COPY --from=build /opt/syncd /opt/syncd
 # Settings say otherwise where they name a store.
@@ -40,7 +41,7 @@ VOLUME ["/srv/ollama/models", "/run/syncd"]
 ENTRYPOINT ["dumb-init", "--single-child", "--", "syncd"]
 CMD ["serve"]
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=30s --retries=3 CMD ["syncd", "status", "--check"]
+HEALTHCHECK --interval=30s --timeout=20s --start-period=30s --retries=3 CMD ["syncd", "status", "--check"]
 
 # Last: they change with every commit. `make image` says them.
 ARG PYTHON_IMAGE

@@ -1,5 +1,6 @@
-"""What these tests share: one Docker Engine whose containers have a loopback of their own, and the image, built once."""
+"""What these tests share: a Docker Engine whose containers have a loopback of their own, and the image, built once."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,21 +10,43 @@ import pytest
 from tests.docker.engine import DockerEngine, needs_docker
 from tests.image.network import BEFORE
 from tests.image.world import Docker, build, import_base
+from tests.support.registry import ScriptedRegistry
 from tests.systemd.machine import needs_debians_python
+
+# What Docker hands a container with a GPU to. It finds no GPU here, and what it was told of is seen in the container.
+_HOOK = "nvidia-container-runtime-hook"
 
 
 @pytest.fixture(scope="session")
-def docker() -> Iterator[Docker]:
-    """An Engine without images but those of the tests."""
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """An Engine without images but those of the tests, on which GPUs can be reserved."""
     needs_docker()
     needs_debians_python()
-    with DockerEngine(before=BEFORE) as engine:
+    programs = tmp_path_factory.mktemp("programs")
+    hook = programs / _HOOK
+    hook.write_text("#!/bin/sh\nexit 0\n")
+    hook.chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    with DockerEngine(before=BEFORE, environment={**os.environ, "PATH": path}) as engine:
         yield Docker(engine)
 
 
 @pytest.fixture(scope="session")
-def image(docker: Docker) -> str:
-    """What the Dockerfile makes; what its build printed."""
-    import_base(docker)
-    with tempfile.TemporaryDirectory(prefix="syncd-image-") as folder:
-        return build(docker, Path(folder), VERSION="1.2.3", REVISION="abc", CREATED="2026-01-02T03:04:05Z")
+def image(docker: Docker) -> Iterator[str]:
+    """What the build of the image printed."""
+    with tempfile.TemporaryDirectory(prefix="syncd-image-") as name:
+        folder = Path(name)
+        import_base(docker, folder / "base")
+        yield build(docker, folder, VERSION="1.2.3", REVISION="abc", CREATED="2026-01-02T03:04:05Z")
+
+
+@pytest.fixture(scope="module")
+def near(docker: Docker) -> Iterator[ScriptedRegistry]:
+    """A registry that the containers can reach."""
+    with docker.network():
+        running = ScriptedRegistry()
+        running.__enter__()
+    try:
+        yield running
+    finally:
+        running.__exit__(None, None, None)

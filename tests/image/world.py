@@ -8,11 +8,9 @@ import functools
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +31,10 @@ LOCKS = ("requirements.lock", "requirements-image.lock")
 _DOCKER = "/usr/bin/docker"
 _TREE = ("python3", "python3-venv", "ca-certificates")
 _NOT_NEEDED = ("./var/lib/apt/lists/*", "./var/cache/apt/*", "./usr/share/doc/*", "./usr/share/locale/*", "./dev/*")
+_PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATIENCE = 300.0  # seconds
+_EXTRA = ("./usr/local/bin/pip3.13", "./usr/local/lib/python3.13")  # what the tree does not have
+BASES_PIP = ("/usr/local/bin/pip3.13", "/usr/local/lib/python3.13/site-packages/pip/__init__.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Docker:
         return json.loads(self("inspect", name))[0]
 
     def health(self, container: str) -> str:
+        """``starting``, ``healthy`` or ``unhealthy``."""
         return str(self.inspect(container)["State"]["Health"]["Status"])
 
     def until(self, holds: Callable[[], object], what: str) -> None:
@@ -90,21 +92,24 @@ def base_name() -> str:
     return found[1]
 
 
-def import_base(docker: Docker) -> None:
-    """A Debian of this host's release with its Python, under the name of the Dockerfile's base."""
+def import_base(docker: Docker, folder: Path) -> None:
+    """A Debian of this host's release with its Python, under the name of the Dockerfile's base.
+
+    ``folder``: an empty one. A pip lies in it where the real base has one, so that it can be seen to go.
+    """
+    for path in BASES_PIP:
+        file = folder / path.removeprefix("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     leave_out = [f"--exclude={pattern}" for pattern in _NOT_NEEDED]
     with (
         debian_tree(_TREE) as tree,
-        subprocess.Popen(("tar", "--create", "--directory", tree, *leave_out, "."), stdout=subprocess.PIPE) as tar,
+        subprocess.Popen(
+            ("tar", "--create", *leave_out, f"--directory={tree}", ".", f"--directory={folder}", *_EXTRA),
+            stdout=subprocess.PIPE,
+        ) as tar,
     ):
-        docker(
-            "import",
-            "--change",
-            "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "-",
-            base_name(),
-            stdin=tar.stdout,
-        )
+        docker("import", "--change", _PATH, "-", base_name(), stdin=tar.stdout)
     assert tar.returncode == 0
 
 

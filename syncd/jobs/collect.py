@@ -135,9 +135,9 @@ class _References:
                 if (found := past.find(digest)) is not None:
                     kept.append(found)
                     sought.discard(digest)
-            count = max(rules.keep_previous, int(past.path in fresh))
-            if count and past.path in current and len(past) > 1:
-                older = [one.manifest for one in past.publications() if one.manifest.digest != current[past.path]]
+            count, now = max(rules.keep_previous, int(past.path in fresh)), current.get(past.path)
+            if count and now is not None and len(past) > (now in past):
+                older = [one.manifest for one in past.publications() if one.manifest.digest != now]
                 kept += older[:count]
         return kept, frozenset(sought)
 
@@ -176,7 +176,7 @@ def _take_away(
     planned = plan(store, now, rules=rules, memories=memories)
     if planned.broken:
         return planned, store.sweep.trash()
-    taken = _take_blobs(store, planned)
+    taken = take_blobs(store, planned)
     taken = replace(
         taken,
         quarantined=tuple(file for file in planned.quarantined if store.sweep.throw_quarantined(file.name)),
@@ -191,7 +191,11 @@ def _take_away(
     return taken, store.sweep.trash()
 
 
-def _take_blobs(store: Store, planned: CollectionPlan) -> CollectionPlan:
+def take_blobs(store: Store, planned: CollectionPlan) -> CollectionPlan:
+    """Throw away the plan's blobs, but for those that somebody has named since it was made; what was taken.
+
+    Under the exclusive references lock, which an outside Ollama does not know. Blocks.
+    """
     thrown = store.sweep.throw_away(blob.digest for blob in planned.blobs)
     if not thrown:
         return planned

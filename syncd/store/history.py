@@ -67,6 +67,10 @@ class Past:
         """How many versions there are."""
         return len(self._files)
 
+    def __contains__(self, digest: Digest) -> bool:
+        """Whether this version is one of them."""
+        return layout.history_file(digest) in self._files
+
     def find(self, digest: Digest) -> Manifest | None:
         """The version of this digest, if it was published."""
         file = layout.history_file(digest)
@@ -87,6 +91,14 @@ def moved_back(publications: Sequence[Publication], digest: Digest) -> Publicati
     if not followed or followed[0].manifest.digest == digest:
         return None
     return next((one for one in followed if one.manifest.digest == digest), None)
+
+
+def versions(publications: Iterable[Publication]) -> tuple[Publication, ...]:
+    """Of each version the first that comes (pure)."""
+    found: dict[Digest, Publication] = {}
+    for one in publications:
+        found.setdefault(one.manifest.digest, one)
+    return tuple(found.values())
 
 
 class History:

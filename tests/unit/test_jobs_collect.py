@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.jobs import collect
-from syncd.jobs.collection import GRACE_SECONDS, kept_by, left_behind, ripe
+from syncd.jobs.collection import GRACE_SECONDS, CollectRules, Memories, kept_by, left_behind, ripe
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName
+from syncd.store import collected
 from syncd.store.blobs import BlobStatus
 from syncd.store.leases import LEASE_SECONDS, Lease, LeaseState
 from syncd.store.locks import Lock
@@ -319,3 +320,194 @@ async def test_what_an_interrupted_pull_left_expires_beside_a_broken_manifest_to
 def test_the_settings_may_shorten_what_a_dead_lease_keeps() -> None:
     assert LeaseState("id", NAME, manifest_of(WEIGHTS, CONFIG), live=False, age=HOUR).keeps
     assert not LeaseState("id", NAME, manifest_of(WEIGHTS, CONFIG), live=False, age=HOUR, lifetime=HOUR).keeps
+
+
+# What keeps a blob, beside a published manifest and a lease
+
+
+def replace_by(store: Store, *contents: bytes, now: float) -> Manifest:
+    """Publish this under ``NAME``, and note it in the history, as a pull does."""
+    manifest = publish(store, *contents)
+    store.models.remember(NAME, manifest, "a registry", now)
+    return manifest
+
+
+def replaced(store: Store, *weights: bytes) -> list[Manifest]:
+    """Versions of one model, a minute after each other; the last one is published."""
+    now = time.time()
+    versions = [replace_by(store, one, CONFIG, now=now + 60 * at) for at, one in enumerate(weights)]
+    os.utime(manifest_path(store), (now, now))
+    return versions
+
+
+async def test_what_a_server_has_loaded_stays_until_it_is_unloaded(store: Store) -> None:
+    old, _ = replaced(store, b"old", b"new")
+    loaded = Memories(loaded=frozenset({old.digest}))
+
+    held = await collect.collect(store, now=later(2 * HOUR), memories=lambda: loaded)
+    taken = await collect.collect(store, now=later(2 * HOUR))
+
+    assert (held.blobs, held.held_back, held.doubts) == ((), (), ())
+    assert [blob.digest for blob in taken.blobs] == [Digest.of(b"old")]
+
+
+async def test_what_a_server_has_loaded_by_the_lease_of_a_dead_pull_stays(store: Store) -> None:
+    commit(store, WEIGHTS)
+    manifest = manifest_of(WEIGHTS, CONFIG)
+    take(store, manifest).abandon()
+
+    loaded = Memories(loaded=frozenset({manifest.digest}))
+
+    assert collect.plan(store, later(2 * LEASE_SECONDS), memories=loaded).blobs == ()
+
+
+async def test_while_a_server_has_loaded_what_nobody_knows_every_blob_stays_and_leftovers_go(store: Store) -> None:
+    commit(store, b"orphan")
+    with store.blobs.stage(descriptor(WEIGHTS)):
+        pass
+
+    taken = await collect.collect(
+        store, now=later(2 * HOUR), memories=lambda: Memories(loaded=frozenset({Digest.of(b"strange")}))
+    )
+
+    assert [blob.digest for blob in taken.held_back] == [Digest.of(b"orphan")]
+    assert (taken.blobs, len(taken.staged), taken.freed_later) == ((), 1, 6)
+    assert str(Digest.of(b"strange")) in taken.doubts[0]
+    assert len(left_of(store, b"orphan")) == 3
+
+
+async def test_who_insists_overrules_what_is_not_known_and_never_what_is(store: Store) -> None:
+    old, _ = replaced(store, b"old", b"new")
+    commit(store, b"orphan")
+    memories = Memories(
+        loaded=frozenset({old.digest, Digest.of(b"strange")}), doubts=("gpu-0 does not answer",), insisted=True
+    )
+
+    taken = await collect.collect(store, now=later(2 * HOUR), memories=lambda: memories)
+
+    assert [blob.digest for blob in taken.blobs] == [Digest.of(b"orphan")]
+
+
+@pytest.mark.parametrize(("count", "gone"), [(0, [b"1", b"2", b"3"]), (1, [b"1", b"2"]), (2, [b"1"]), (9, [])])
+async def test_so_many_previous_versions_of_a_published_model_stay(store: Store, count: int, gone: list[bytes]) -> None:
+    replaced(store, b"1", b"2", b"3", b"4")
+
+    taken = await collect.collect(store, now=later(2 * HOUR), rules=CollectRules(keep_previous=count))
+
+    assert {blob.digest for blob in taken.blobs} == {Digest.of(content) for content in gone}
+
+
+async def test_of_a_model_that_was_removed_no_version_stays(store: Store) -> None:
+    replaced(store, b"old", b"new")
+    take_down(store)
+
+    taken = await collect.collect(store, now=later(2 * HOUR), rules=CollectRules(keep_previous=5))
+
+    assert {blob.digest for blob in taken.blobs} == {Digest.of(content) for content in (b"old", b"new", CONFIG)}
+
+
+def test_what_an_outside_ollama_replaced_less_than_an_hour_ago_stays(store: Store) -> None:
+    """It has not given those blobs their hour, as syncd does: their mtime is that of their own publication."""
+    replaced(store, b"old")
+    commit(store, b"outside")
+    manifest = manifest_of(b"outside", CONFIG)
+    manifest_path(store).write_bytes(manifest.raw)
+    written = later(2 * HOUR)
+    os.utime(manifest_path(store), (written, written))
+
+    assert collect.plan(store, written + HOUR - 60).blobs == ()
+    assert [blob.digest for blob in collect.plan(store, written + HOUR + 60).blobs] == [Digest.of(b"old")]
+
+
+@pytest.mark.parametrize("file", [f"sha256-{'1' * 64}-partial", f"sha256-{'1' * 64}-partial-3", f"sha256-{'2' * 64}"])
+def test_while_an_outside_ollama_pulls_every_blob_stays(store: Store, file: str) -> None:
+    """Its manifest, which comes last, may name what nobody names now; it takes a blob that is there for granted."""
+    commit(store, b"orphan")
+    brought = store.path / "blobs" / file
+    brought.touch()
+    now = later(2 * HOUR)
+    os.utime(brought, (now - 60, now - 60))
+
+    held = collect.plan(store, now)
+
+    assert ([blob.digest for blob in held.held_back], held.blobs) == ([Digest.of(b"orphan")], ())
+    assert "pulls into this store" in held.doubts[0]
+    assert Digest.of(b"orphan") in {blob.digest for blob in collect.plan(store, now + HOUR).blobs}
+
+
+def test_what_syncd_itself_is_about_to_record_is_no_outsiders_pull(store: Store) -> None:
+    commit(store, b"orphan")
+    coming = blob_path(store, descriptor(WEIGHTS))
+    coming.touch()
+    now = later(2 * HOUR)
+    os.utime(coming, (now, now))
+
+    with take(store, manifest_of(WEIGHTS, CONFIG)):
+        planned = collect.plan(store, now)
+
+    assert [blob.digest for blob in planned.blobs] == [Digest.of(b"orphan")]
+
+
+def test_what_an_outside_ollama_names_while_it_is_taken_is_put_back(store: Store) -> None:
+    manifest = publish(store, WEIGHTS, CONFIG)
+    take_down(store)
+    planned = collect.plan(store, later(2 * HOUR))
+    assert len(planned.blobs) == 2
+    path = manifest_path(store)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(manifest.raw)
+
+    assert collect.take_blobs(store, planned).blobs == ()
+
+    assert [store.blobs.look(descriptor(one)) for one in (WEIGHTS, CONFIG)] == [(BlobStatus.STORED, True)] * 2
+    assert len(left_of(store, WEIGHTS)) == 3
+    assert store.sweep.trash() == []
+
+
+async def test_what_a_killed_collection_took_is_never_put_in_use_again(store: Store) -> None:
+    manifest = publish(store, WEIGHTS, CONFIG)
+    take_down(store)
+    store.sweep.throw_away([Digest.of(WEIGHTS)])  # and here it is killed
+    path = manifest_path(store)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(manifest.raw)
+
+    await collect.collect(store, now=time.time())
+
+    assert store.blobs.status(descriptor(WEIGHTS)) is BlobStatus.ABSENT
+    assert store.sweep.trash() == []
+
+
+# What age takes
+
+
+async def test_what_is_in_quarantine_goes_after_its_age_and_not_before(store: Store) -> None:
+    stray = store.path / "blobs" / "stray"
+    stray.write_bytes(b"x" * 5000)
+    assert store.quarantine.take_leftover("stray")
+    folder = store.path / ".syncd" / "quarantine" / "host+namespace+model.0123"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "tag").write_bytes(b"{")
+    rules = CollectRules(quarantine_age=10 * HOUR)
+
+    early = await collect.collect(store, now=later(10 * HOUR - 60), rules=rules)
+    late = await collect.collect(store, now=later(10 * HOUR + 60), rules=rules)
+
+    assert early.quarantined == ()
+    assert len(late.quarantined) == 2
+    assert late.freed >= 5000
+    assert list((store.path / ".syncd" / "quarantine").iterdir()) == []
+    assert store.sweep.trash() == []
+
+
+async def test_what_collections_came_to_is_noted_and_one_that_was_held_back_is_not_complete(store: Store) -> None:
+    commit(store, b"orphan")
+    now = later(2 * HOUR)
+    await collect.collect(store, now=now, memories=lambda: Memories(doubts=("gpu-0 starts",)))
+    assert collected.read(store.state) == collected.CollectionNote()
+
+    await collect.collect(store, now=now)
+    commit(store, b"other")
+    await collect.collect(store, now=now + HOUR)
+
+    assert collected.read(store.state) == collected.CollectionNote(completed=now + HOUR, freed=5, total=11)

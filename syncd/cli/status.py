@@ -30,7 +30,11 @@ _EVERY = 1.0  # seconds between two looks
 
 @click.command(epilog=examples("syncd status", "syncd status --watch", "syncd status --check"))
 @click.option("--watch", is_flag=True, help="Look again every second, until interrupted.")
-@click.option("--check", is_flag=True, help="One line; exit code 0 if a daemon answers and nothing fails, else 1.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="One line; exit code 0 if a daemon answers and nothing fails, 6 if a blob is damaged, else 1.",
+)
 @as_json
 @shared
 @click.pass_context
@@ -118,6 +122,8 @@ def _check(look: Callable[[], v1.Status], *, as_json: bool) -> int:
     faults = status_page.faults(found)
     text = f"failing: {'; '.join(faults)}" if faults else "ok"
     sys.stdout.write(events.line(found) if as_json else f"{printable(text, limit=2000)}\n")
+    if found.scrub and found.scrub.damaged:
+        return ExitCode.INTEGRITY
     return ExitCode.FAILED if faults else ExitCode.DONE
 
 

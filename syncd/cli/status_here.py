@@ -1,11 +1,17 @@
 """What ``syncd status`` can say without a daemon: from the settings and the store."""
 
+from collections.abc import Iterable
+
 from syncd.api import v1
 from syncd.api.catalogue import rfc3339
 from syncd.api.collected import CollectionInfo
+from syncd.api.scrub import scrub_info
 from syncd.daemon.inventory import Count, count
+from syncd.daemon.pinned import pins_info
 from syncd.daemon.settings import Loaded, ModelSettings
-from syncd.store import collected
+from syncd.oci.name import Reference
+from syncd.store import collected, scrubs
+from syncd.store.holds import Hold
 from syncd.store.root import Store
 from syncd.text import printable
 
@@ -13,6 +19,7 @@ from syncd.text import printable
 def status(store: Store, loaded: Loaded, now: float) -> v1.Status:
     """The state of ``store`` at ``now`` (seconds since the epoch). Blocks; raise ``SyncdError``."""
     held = count(store.models.list(), free=store.free_bytes(), now=now)
+    holds = store.holds.all()
     return v1.Status(
         daemon=None,
         settings=v1.SettingsInfo(
@@ -31,14 +38,16 @@ def status(store: Store, loaded: Loaded, now: float) -> v1.Status:
             broken=held.broken,
             as_of=rfc3339(now),
         ),
-        models=tuple(_desired(model, held) for model in loaded.settings.models),
+        models=tuple(_desired(model, held, holds) for model in loaded.settings.models),
         unmanaged=tuple(
             v1.UnmanagedModel(name=str(one.name), digest=str(one.digest), size=one.size, left_over=False)
             for one in held.models
             if loaded.where(one.name) is None
         ),
         jobs=(),
+        pins=pins_info(loaded, holds, held),
         collection=_collection(store, loaded),
+        scrub=scrub_info(scrubs.load(store.state), every=loaded.settings.scrub.every),
     )
 
 
@@ -53,14 +62,17 @@ def _collection(store: Store, loaded: Loaded) -> CollectionInfo:
     )
 
 
-def _desired(model: ModelSettings, held: Count) -> v1.DesiredModel:
+def _desired(model: ModelSettings, held: Count, holds: Iterable[Hold]) -> v1.DesiredModel:
     """``published`` if the store has it, and what the pin says, else ``pending``: nobody is there to pull it."""
     wanted = model.name
+    hold = next((one for one in holds if one.name.folded == wanted.name.folded), None)
+    if hold is not None and wanted.digest is None:
+        wanted = Reference(wanted.name, hold.manifest.digest)
     stored = next((one for one in held.models if one.name.folded == wanted.name.folded), None)
     right = stored is not None and wanted.digest in {None, stored.digest}
     return v1.DesiredModel(
-        name=str(wanted),
-        state="published" if right else "pending",
+        name=str(model.name),
+        state="pending" if not right else "published" if wanted == model.name else "pinned",
         digest=str(stored.digest) if stored else None,
         pending=str(wanted.digest) if wanted.digest and not right else None,
         size=stored.size if stored else 0,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from syncd.daemon.units import Seconds, Size
+from syncd.daemon.units import Rate, Seconds, Size
 
 Pattern: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
 PatternList: TypeAlias = Annotated[tuple[Pattern, ...], msgspec.Meta(min_length=1, max_length=1000)]
@@ -35,9 +35,19 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for which what was put into quarantine stays there."""
 
 
+class ScrubInterval(Seconds):
+    """Between a minute and a year."""
+
+    least, most = 60.0, 366 * _DAY
+
+
 class ScrubSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[scrub]``: how rot is found, and what becomes of it."""
 
+    every: ScrubInterval | None = None
+    """Seconds from one scrub to the next, less some jitter. Unset: only ``syncd scrub`` scrubs."""
+    max_rate: Rate = Rate(200_000_000)
+    """Bytes a second at which a scheduled scrub reads: the servers read from the same disk."""
     repair: bool = True
     """Whether the daemon mends by itself what a scrub or a verification found damaged."""
     unrepairable: Literal["quarantine", "keep"] = "quarantine"

@@ -3,10 +3,9 @@
 A size and an mtime prove nothing here: a file whose identity is that of its record is read all the same.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import structlog
 from msgspec.structs import replace as changed
@@ -39,31 +38,22 @@ _KINDS = {
     Verdict.UNREADABLE: DamageKind.UNREADABLE,
 }
 
-Mend: TypeAlias = Callable[[Damage], Awaitable[object]]
-"""Mends what a scrub found, as soon as it found it; what it returns is its own. Raise ``SyncdError`` if it cannot."""
-
 
 @dataclass(frozen=True, slots=True)
 class ScrubWish:
-    """``names``: None means every model. ``rate``: bytes a second; None: as fast as the disk. ``anew``: from the start.
-
-    ``mend``: None leaves what is found to others.
-    """
+    """``names``: None means all. ``rate``: bytes a second; None: as fast as the disk. ``anew``: from the beginning."""
 
     names: Sequence[ModelName] | None
     rate: float | None
     anew: bool = False
-    mend: Mend | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubEars:
-    """Who hears of it, on the loop. ``mended`` and ``unmended`` follow ``damage``, where something tries to mend it."""
+    """Who hears of it, on the loop."""
 
     progress: Callable[[ScrubProgress], None]
     damage: Callable[[Damage], None]
-    mended: Callable[[Damage, object], None]
-    unmended: Callable[[Damage, SyncdError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +70,11 @@ class ScrubResult:
     resumed: bool
     damaged: int
     damages: tuple[Damage, ...]
+
+    @property
+    def direct(self) -> bool:
+        """Whether everything was read from the disk itself."""
+        return self.buffered == 0
 
 
 async def scrub(
@@ -164,7 +159,7 @@ class _Run:
         if damage is None:
             self._book.right(blob)
         else:
-            await self._found(damage)
+            self._found(damage)
         # The place after it: nothing lies between a blob and the same digest with one byte more.
         self._underway = await self._book.go_on(
             changed(self._underway, size=blob.size + 1, chunk=0, identity=None, buffered=self._progress.buffered)
@@ -172,28 +167,11 @@ class _Run:
         self._progress = replace(self._progress, done=before.done + blob.size, blobs_done=before.blobs_done + 1)
         self._show()
 
-    async def _found(self, damage: Damage) -> None:
-        log.error(
-            "scrub.damage",
-            blob=str(damage.blob.digest),
-            kind=damage.kind.value,
-            models=[str(name) for name in damage.models],
-            detail=damage.detail,
-        )
+    def _found(self, damage: Damage) -> None:
         self._book.damage(damage)
         self._underway = changed(self._underway, damaged=(*self._underway.damaged, str(damage.blob.digest)))
         self._progress = replace(self._progress, damaged=len(self._underway.damaged))
         self._ears.damage(damage)
-        if self._wish.mend is None:
-            return
-        try:
-            how = await self._wish.mend(damage)
-        except SyncdError as error:
-            log.error("scrub.not_mended", blob=str(damage.blob.digest), error=error.message)  # noqa: TRY400 - expected
-            self._ears.unmended(damage, error)
-        else:
-            self._book.right(damage.blob)
-            self._ears.mended(damage, how)
 
     async def _judge(self, blob: Descriptor, users: tuple[ModelName, ...]) -> Damage | None:
         """What is wrong with what lies in ``blobs/``, if anything."""

@@ -28,9 +28,11 @@ _FAULTS = 1000
 def light_store(store_path: Path) -> Iterator[Store]:
     """In memory where that is possible: each of so many writes would have to reach the disk before it is read."""
     memory = Path("/dev/shm")
-    with TemporaryDirectory(dir=memory if memory.is_dir() else store_path.parent) as folder:
-        with Store.open(Path(folder, "models"), create=True) as opened:
-            yield opened
+    with (
+        TemporaryDirectory(dir=memory if memory.is_dir() else store_path.parent) as folder,
+        Store.open(Path(folder, "models"), create=True) as opened,
+    ):
+        yield opened
 
 
 async def test_a_thousand_random_faults_are_found_each_by_model_and_blob(light_store: Store) -> None:

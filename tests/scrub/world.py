@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from syncd.errors import SyncdError
 from syncd.jobs.damage import Damage
 from syncd.jobs.scrub import ScrubEars, ScrubResult, ScrubWish, scrub
 from syncd.jobs.scrub_book import ScrubBook, ScrubProgress
@@ -49,16 +48,12 @@ class Heard:
 
     moments: list[ScrubProgress] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
-    mended: list[Damage] = field(default_factory=list)
-    unmended: list[tuple[Damage, SyncdError]] = field(default_factory=list)
 
     @property
     def ears(self) -> ScrubEars:
         return ScrubEars(
             progress=self.moments.append,
             damage=self.damages.append,
-            mended=lambda damage, _how: self.mended.append(damage),
-            unmended=lambda damage, error: self.unmended.append((damage, error)),
         )
 
 

@@ -6,6 +6,7 @@ name), ``resolving``, ``progress`` (about twice a second), ``publishing``, and l
 ``error``. A command that fails ends with ``error``, whatever it wrote before.
 """
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -59,6 +60,7 @@ class Ended(msgspec.Struct, frozen=True):
     """A pull that ended well: ``published`` a manifest, or found that the stored one is ``current``.
 
     ``fetched_bytes`` crossed the network for it, retries included; ``found_bytes`` were in the store already.
+    ``moved_back``: when this digest was published before, if the registry's tag has moved back to it.
     """
 
     event: Literal["published", "current"]
@@ -70,6 +72,7 @@ class Ended(msgspec.Struct, frozen=True):
     fetched_bytes: int
     found_bytes: int
     seconds: float
+    moved_back: str | None = None
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -198,7 +201,12 @@ def ended(outcome: PullOutcome) -> Ended:
         fetched_bytes=outcome.fetched_bytes,
         found_bytes=outcome.found_bytes,
         seconds=round(outcome.seconds, 3),
+        moved_back=None if outcome.moved_back is None else _rfc3339(outcome.moved_back),
     )
+
+
+def _rfc3339(epoch: float) -> str:
+    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def failed(error: SyncdError, name: str | None = None) -> Failed:

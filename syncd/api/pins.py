@@ -1,7 +1,6 @@
 """``syncd pin`` and ``syncd unpin``: which very versions a host holds. Files are the command's own business."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
@@ -11,9 +10,6 @@ from syncd.errors import IntegrityError, NotFoundError
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName
 from syncd.store.holds import Holds
-
-if TYPE_CHECKING:
-    from syncd.jobs.pins import Drift
 
 
 class PinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,30 +56,6 @@ class UnpinsTold(msgspec.Struct, frozen=True):
     event: Literal["unpinned"]
     models: int
     dry_run: bool
-
-
-class PinDrift(msgspec.Struct, frozen=True):
-    """A model that is not what it is pinned to. ``published``: what it is; null: nothing. ``by``: who has it pinned."""
-
-    name: str
-    pinned: str
-    published: str | None
-    by: str
-
-
-class PinsInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the pins file and rollbacks have pinned. ``file``: null if the settings name none. ``models``: how many."""
-
-    file: str | None
-    models: int
-    drift: tuple[PinDrift, ...]
-
-
-def drifts(found: "Iterable[Drift]") -> tuple[PinDrift, ...]:
-    """Drift as others see it."""
-    return tuple(
-        PinDrift(str(one.name), str(one.pinned), str(one.published) if one.published else None, one.by) for one in found
-    )
 
 
 async def _pin(desk: Desk, asked: PinRequest, tell: Tell) -> PinsTold:

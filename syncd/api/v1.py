@@ -3,6 +3,7 @@
 As everywhere in ``--json``: new fields and new events may come, what is here keeps its name and its meaning.
 """
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from syncd.api.catalogue import rfc3339
 from syncd.api.collected import CollectionInfo
 from syncd.api.events import BlobEvent, Ended, Failed, blobs, ended, failed
+from syncd.api.pinned import PinsInfo
 from syncd.api.scrubbed import ScrubInfo
 from syncd.errors import (
     BusyError,
@@ -60,7 +62,9 @@ class DesiredModel(msgspec.Struct, frozen=True, kw_only=True):
 
     ``state``: ``published`` (current, as far as the last check knows), ``pulling``, ``pending`` (an update, or the
     first pull, waits: ``reason`` says for what), ``failing`` (``reason``, retried at ``next_check``), ``held`` (the
-    last daemon died under its pull), ``unknown`` (not looked at yet). ``pending``: the digest that waits.
+    last daemon died under its pull), ``pinned`` (by a rollback: ``reason`` says whose; ``pending``: what is newer),
+    ``unknown`` (not looked at yet). ``pending``: the digest that waits. ``moved_back``: when this digest was published
+    before, if the registry's tag has moved back to it.
     ``size``, ``done``: of the running pull, else of what is published.
     """
 
@@ -75,6 +79,7 @@ class DesiredModel(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
     last_check: str | None
     next_check: str | None
+    moved_back: str | None = None
 
 
 class UnmanagedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +190,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     rollouts: tuple[RolloutInfo, ...] = ()
     instances: tuple[InstanceInfo, ...] = ()
     collection: CollectionInfo | None = None
+    pins: PinsInfo | None = None
     scrub: ScrubInfo | None = None
 
 
@@ -192,7 +198,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /syncd/v1/events``: a fact, as it happens. ``name``: the model that it is about, ``job``: the job.
 
     ``event``: ``job.started``, ``job.ended``, ``settings.applied``, ``settings.refused``, ``model.restored``,
-    ``model.pending``, ``model.removed``, ``instance.up``, ``instance.down``, ``instance.failing``,
+    ``model.pending``, ``model.removed``, ``model.moved_back``, ``instance.up``, ``instance.down``,
+    ``instance.failing``,
     ``rollout.started``, ``rollout.tried``, ``rollout.halted``, ``rollout.done``, ``rollout.reverted``,
     ``server.prewarmed``, ``heartbeat``.
     """
@@ -385,6 +392,7 @@ def outcome(line: PullEnded) -> PullOutcome:
         fetched_bytes=told.fetched_bytes,
         found_bytes=told.found_bytes,
         seconds=told.seconds,
+        moved_back=None if told.moved_back is None else datetime.fromisoformat(told.moved_back).timestamp(),
     )
 
 

@@ -53,8 +53,11 @@ def outcome(ended: PullOutcome) -> str:
         parts.append(f"fetched {size(ended.fetched_bytes)} for {ended.fetched_blobs} of {count(ended.blobs, 'blob')}")
     if ended.found_bytes:
         parts.append(f"{size(ended.found_bytes)} were already here")
+    back = ""
+    if ended.moved_back is not None:
+        back = "; the registry's tag has moved back: this version was published here before"
     rate = f" ({size(ended.fetched_bytes / ended.seconds)}/s)" if ended.fetched_bytes and ended.seconds > 0 else ""
-    return f"{name}: {', '.join(parts)}, {took(ended.seconds)}{rate}, published {ended.digest}"
+    return f"{name}: {', '.join(parts)}, {took(ended.seconds)}{rate}, published {ended.digest}{back}"
 
 
 def count(number: int, thing: str) -> str:

@@ -94,7 +94,9 @@ class Acts:
         if view.outcome is not None:
             if view.asked_by == ASKED_BY and not view.outcome.current:
                 model.published = view.outcome.digest
-            model.standing = model.standing.pulled(view.outcome.digest, self._due(model, moment), moment)
+            # What the tag holds says a check: a held one was pulled by its digest.
+            due = self._due(model, moment) if model.wish.held is None else moment.now
+            model.standing = model.standing.pulled(view.outcome.digest, due, moment)
             return
         error = view.error or SyncdError("the pull ended without an outcome")
         if view.state is JobState.CANCELLED and not isinstance(error, CancelledByRemovalError):

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Literal, Protocol, Self
 
 from syncd.errors import RegistryUnavailableError, SyncdError
+from syncd.jobs.policy import PolicyError
 from syncd.oci.digest import Digest
 from syncd.oci.name import Reference
 
@@ -32,6 +33,7 @@ class State(StrEnum):
     PENDING = "pending"
     FAILING = "failing"
     HELD = "held"
+    PINNED = "pinned"
     UNKNOWN = "unknown"
 
 
@@ -48,12 +50,17 @@ class Window(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the settings say of a model. ``every``: seconds between two looks at its tag."""
+    """What the settings say of a model. ``every``: seconds between two looks at its tag.
+
+    ``held``: who has it at the pin beside the settings, and how it is released. ``barred``: why it is not to be here.
+    """
 
     reference: Reference
     every: float
     window: Window | None = None
     apply: Literal["auto", "notify"] = "auto"
+    held: str | None = None
+    barred: str | None = None
 
     @property
     def pin(self) -> Digest | None:
@@ -86,7 +93,8 @@ class Seen:
     ``digest``: of what lies under the tag (None: nothing, or nothing that can be read). ``expected``: what syncd
     published there last, or the pin. ``broken``: what is wrong with what is there. ``restorable``: the expected
     manifest is known and its bytes are on the disk. ``noted``: the expected one's publication is in the history; a
-    process that died in between did not get there. ``size``: bytes of the model.
+    process that died in between did not get there. ``older``: another version was published after the expected one.
+    ``size``: bytes of the model. ``moved_back``: as ``jobs.restore.Condition`` has it.
     """
 
     digest: Digest | None = None
@@ -94,7 +102,9 @@ class Seen:
     broken: str | None = None
     restorable: bool = False
     noted: bool = True
+    older: bool = False
     size: int = 0
+    moved_back: float | None = None
 
     def intact(self, pin: Digest | None) -> bool:
         """Whether what is there is what should be there; what syncd never published is for the next check to judge."""
@@ -148,6 +158,8 @@ class Standing:
         failures = self.failures + 1
         asked = error.retry_after if isinstance(error, RegistryUnavailableError) else None
         wait = max(backoff(failures, random), min(asked or 0.0, LONGEST_RETRY_AFTER))
+        if isinstance(error, PolicyError):
+            wait = LONGEST_BACKOFF  # only other settings mend it, and those are heard of; or the tag moves on
         return replace(self, failures=failures, reason=error.message, retry_at=moment.now + wait)
 
     def put_off(self, reason: str, moment: Moment) -> Self:
@@ -257,16 +269,27 @@ def decide(
         return mended if isinstance(mended, Restore) else Wait(moment.now + LOOK_SECONDS, State.PULLING)
     if seen is None:
         return Look()
+    if wish.barred is not None:
+        return Wait(moment.now + LOOK_SECONDS, State.FAILING, wish.barred)
     if not seen.intact(wish.pin):
         return _mend(wish, seen, standing, moment)
     if wish.pin is not None:
-        return Wait(moment.now + LOOK_SECONDS, State.PUBLISHED)
+        return _stay(wish, standing, moment)
     return _follow(wish, seen, standing, moment, refused)
+
+
+def _stay(wish: Wish, standing: Standing, moment: Moment) -> Action:
+    """Nothing is applied to it; of what a rollback holds, it is told what is newer."""
+    if wish.held is None:
+        return Wait(moment.now + LOOK_SECONDS, State.PUBLISHED)
+    return _check_when_due(standing, moment, Wait(standing.due, State.PINNED, wish.held, standing.due))
 
 
 def _mend(wish: Wish, seen: Seen, standing: Standing, moment: Moment) -> Action:
     """Put it back, or pull it: at once, whatever the window, since that is for updates."""
     target = wish.pin or seen.expected
+    if seen.older and seen.digest is not None and seen.broken is None:
+        return _request(Pull(), standing, moment)  # not taken away: another version is wanted, and servers are to hear
     if not seen.restorable or standing.gone == target:
         return _request(Pull(), standing, moment)
     if moment.now >= standing.restore_at:

@@ -10,7 +10,8 @@ from syncd.daemon.settings import ModelSettings
 from syncd.errors import SyncdError
 from syncd.jobs.restore import Condition, examine
 from syncd.oci.digest import Digest
-from syncd.oci.name import ModelName
+from syncd.oci.name import ModelName, Reference
+from syncd.store.holds import Hold
 from syncd.store.root import Store
 
 
@@ -70,16 +71,24 @@ class Followed:
             broken=found.broken,
             restorable=found.restorable,
             noted=found.expected is None or found.expected.noted,
+            older=found.expected is not None and found.expected.older,
             size=found.size,
+            moved_back=found.moved_back,
         )
         if self.standing.gone is not None and self.seen.intact(self.wish.pin):
             self.standing = replace(self.standing, gone=None)
 
 
-def wish_of(model: ModelSettings) -> Wish:
-    """What an entry of the settings asks for."""
-    update = model.update
-    return Wish(model.name, update.every, update.window, update.apply)
+def wish_of(model: ModelSettings, hold: Hold | None = None, barred: str | None = None) -> Wish:
+    """What an entry of the settings asks for. ``hold``: what somebody holds the tag at; the settings' own pin counts.
+
+    ``barred``: why a model of this name is not to be here.
+    """
+    update, reference, held = model.update, model.name, None
+    if hold is not None and reference.digest is None:
+        reference = Reference(reference.name, hold.manifest.digest)
+        held = f"pinned by {hold.by}; 'syncd unpin {reference.name}' releases it"
+    return Wish(reference, update.every, update.window, update.apply, held, barred)
 
 
 def look_at(store: Store, wanted: list[tuple[ModelName, Digest | None]]) -> list[Condition | SyncdError]:

@@ -25,20 +25,24 @@ from syncd.daemon.desired import (
     Seen,
     Standing,
     Wait,
+    Wish,
     interval,
 )
 from syncd.daemon.followed import Followed, Times, look_at, wish_of
 from syncd.daemon.leavings import Leavings
 from syncd.daemon.memory import Memory, ModelMemory, recall, recall_digest, remembered
-from syncd.daemon.settings import Loaded, ModelSettings
+from syncd.daemon.rules import policy_of
+from syncd.daemon.settings import Loaded
 from syncd.daemon.watch import Touched, watch
 from syncd.daemon.words import describe
 from syncd.errors import SyncdError
 from syncd.jobs.board import Board, JobState, JobView
+from syncd.jobs.policy import refusal
 from syncd.jobs.restore import Condition
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName, Reference
 from syncd.registry.found import FetchedManifest
+from syncd.store.holds import Hold
 from syncd.store.root import Store
 
 log = structlog.get_logger()
@@ -103,6 +107,8 @@ class Reconcile:
         self._to_look: set[str] = set()
         self._next_round = 0.0
         self._revision = settings.revision
+        self.holds = store.holds.all()
+        """What rollbacks hold, as of the last round."""
         self.first_pass_done = False
         self._adopt(settings.current, first=True)
 
@@ -162,6 +168,7 @@ class Reconcile:
         moment = self._times.now()
         if moment.now >= self._next_round:
             self._next_round = moment.now + LOOK_SECONDS
+            self._take_in_holds(await in_thread(self._store.holds.all))
             self._to_look |= self._models.keys()
         await self._look()
         wake = min(self._next_round, self._begin(group), self._leavings.resume(self._models))
@@ -169,6 +176,11 @@ class Reconcile:
             await self._leavings.prune(self._models)
         self._note()
         return wake
+
+    def _take_in_holds(self, holds: tuple[Hold, ...]) -> None:
+        if holds != self.holds:
+            self.holds = holds
+            self._adopt(self._settings.current, first=False)
 
     async def _look(self) -> None:
         names, self._to_look = self._to_look, set()
@@ -272,10 +284,12 @@ class Reconcile:
         """Follow what these settings name; who left is left alone."""
         moment = self._times.now()
         before, self._models = self._models, {}
+        holds, policy = {hold.name.folded: hold for hold in self.holds}, policy_of(loaded)
         for wanted in loaded.settings.models:
             folded = wanted.name.name.folded
             model = before.pop(folded, None)
-            self._models[folded] = self._changed(model, wanted, moment) if model else self._new(wanted, moment)
+            wish = wish_of(wanted, holds.get(folded), refusal(policy, wanted.name.name))
+            self._models[folded] = self._changed(model, wish, moment) if model else self._new(wish, moment)
         for model in before.values():
             self._let_go(model)
         if first:
@@ -283,16 +297,15 @@ class Reconcile:
                 if name.folded not in self._models:
                     self._memory.put(name, ModelMemory(published=self._memory.of(name).published))
 
-    def _new(self, wanted: ModelSettings, moment: Moment) -> Followed:
-        wish = wish_of(wanted)
+    def _new(self, wish: Wish, moment: Moment) -> Followed:
         memory = self._memory.of(wish.reference.name)
         standing = recall(memory, moment, wish.every)
         name = wish.reference.name
         return Followed(wish, standing, standing, recall_digest(memory.published), lambda one: self.refused(name, one))
 
-    def _changed(self, model: Followed, wanted: ModelSettings, moment: Moment) -> Followed:
+    def _changed(self, model: Followed, wish: Wish, moment: Moment) -> Followed:
         """The same model by the newest settings: what failed may work by them."""
-        wish, standing = wish_of(wanted), model.standing
+        standing = model.standing
         if wish.reference != model.wish.reference:
             standing = Standing(due=moment.now)
             self._stop_pulls(model)

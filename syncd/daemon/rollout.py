@@ -5,7 +5,7 @@ One task takes rollouts and an operator's reloads in turn, so that never more se
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -24,7 +24,7 @@ from syncd.daemon.telemetry_rollout import RolloutTelemetry
 from syncd.errors import NotFoundError, SyncdError
 from syncd.instances.model import Instance
 from syncd.jobs.board import JobState, JobView
-from syncd.jobs.reload import change_of, holds, to_unload
+from syncd.jobs.reload import Change, change_of, holds, to_unload
 from syncd.jobs.reload_revert import let_go
 from syncd.jobs.reload_server import Engine, Reloader, Servers, Verdict
 from syncd.jobs.rollout import Rollout, State, Tried, halt
@@ -106,7 +106,7 @@ class Rollouts:
             at=self._clock(),
             state=State.ANNOUNCED,
             warm=warm,
-            insisted=self._is_insisted_on(name, new.digest),
+            insisted=await in_thread(self._is_held, name, new.digest) or self._is_insisted_on(name, new.digest),
         )
         await self.book.begin(rollout)
         await let_go(self._reloader, (one for one in to_unload(instances, change) if one.name in warm), name)
@@ -118,9 +118,13 @@ class Rollouts:
 
     def job_changed(self, view: JobView) -> None:
         """A pull has ended: well or not, it may have published something."""
-        name = view.reference.name
+        if view.state is not JobState.RUNNING:
+            self.published(view.reference.name)
+
+    def published(self, name: ModelName) -> None:
+        """Whoever prepared a publication of this name is through with it, well or not."""
         one = self.book.of(name)
-        if view.state is not JobState.RUNNING and one is not None and one.state is State.ANNOUNCED:
+        if one is not None and one.state is State.ANNOUNCED:
             self._due[name.folded] = name
             self._stirred.set()
 
@@ -144,6 +148,34 @@ class Rollouts:
         self._asked.append(wanted)
         self._stirred.set()
         return wanted.follow()
+
+    async def renew(self, name: ModelName, failing: Collection[str]) -> None:
+        """Have the servers that hold this model load it anew: its file is another one, under the same digest.
+
+        ``failing``: servers that could not serve it from the old one, which they may remember. It returns when all have
+        been tried, and says nothing of those that the settings let nobody reload.
+        """
+        manifest = await in_thread(self._store.models.read, name)
+        instances = self._servers.instances()
+        holding = await self._warm(instances, name) | frozenset(failing)
+        if manifest is None or not holding:
+            return
+        rollout = Rollout(
+            name=name,
+            digest=manifest.digest,
+            change=Change.ASKED,
+            previous=None,
+            at=self._clock(),
+            warm=holding,
+            insisted=True,
+        )
+        asked = Asked((rollout,), tuple(one for one in instances if one.name in holding))
+        log.info("reload.after_repair", name=str(name), servers=sorted(holding))
+        self._asked.append(asked)
+        self._stirred.set()
+        async for line in asked.follow():
+            if isinstance(line, v1.ReloadTried):
+                self._chronicle.tell("repair.reloaded", name=line.model, detail=f"{line.instance}: {line.result}")
 
     # The service
 
@@ -280,6 +312,11 @@ class Rollouts:
         async with asyncio.TaskGroup() as group:
             looks = {each.name: group.create_task(one(each), name=f"ps {each.name}") for each in instances}
         return frozenset(instance for instance, warm in looks.items() if warm.result())
+
+    def _is_held(self, name: ModelName, digest: Digest) -> bool:
+        """A rollback asked for this very version."""
+        hold = self._store.holds.of(name)
+        return hold is not None and hold.manifest.digest == digest
 
     def _is_insisted_on(self, name: ModelName, digest: Digest) -> bool:
         """A pin says so, or a pull by hand: the reconcile publishes nothing that is refused."""

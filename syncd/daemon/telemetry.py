@@ -116,6 +116,7 @@ def _of_models(desired: tuple[_Standing, ...]) -> Iterator[Metric]:
     yield GaugeMetricFamily("syncd_models_desired", "Models that the settings want.", len(desired))
     for state, words in (
         ("published", "are whole and current, as far as the last check knows"),
+        ("pinned", "are held at a version by a rollback"),
         ("pulling", "are being pulled"),
         ("pending", "wait for an update or their first pull"),
         ("failing", "fail, and are tried again"),

@@ -18,7 +18,7 @@ def describe(
     pending = standing.pending(seen) if seen else None
     whole = seen is not None and seen.digest is not None and seen.broken is None
     return DesiredModel(
-        name=str(wish.reference),
+        name=str(wish.reference if wish.held is None else wish.reference.name),
         state=State.PULLING.value if job else wait.state.value,
         digest=str(seen.digest) if seen and seen.digest else None,
         pending=str(pending) if pending else None,
@@ -29,6 +29,7 @@ def describe(
         failures=standing.failures,
         last_check=None if standing.checked is None else rfc3339(standing.checked),
         next_check=None if wait.next_try is None or job else rfc3339(moment.at(wait.next_try)),
+        moved_back=None if seen is None or seen.moved_back is None else rfc3339(seen.moved_back),
     )
 
 
@@ -41,5 +42,5 @@ def _under_way(action: Action, seen: Seen | None, wish: Wish) -> Wait:
         case Restore():
             return Wait(now, State.PENDING, "it is being put back")
         case Check() | Announce() if seen and seen.intact(wish.pin):
-            return Wait(now, State.PUBLISHED)
+            return Wait(now, State.PUBLISHED if wish.held is None else State.PINNED, wish.held)
     return Wait(now, State.UNKNOWN)

@@ -126,6 +126,7 @@ def _take_away_if(store: Store, name: ModelName, digest: Digest, now: float, ref
 
 def _take_away(store: Store, name: ModelName, now: float, references: Lock) -> Removal:
     store.leases.drop_dead(name)
+    store.holds.drop(name)  # who takes it away wants it at no version
     stored = store.models.find(name)
     planned = stored and plan_removal(stored, store.models.list(), store.leases.all(now))
     if not planned:

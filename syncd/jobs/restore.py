@@ -5,6 +5,7 @@ same locks, the same lease, the same order of publishing.
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +20,7 @@ from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName
 from syncd.store.blobs import BlobStatus
+from syncd.store.history import Publication, moved_back, versions
 from syncd.store.leases import Lease
 from syncd.store.models import TagMovedError
 from syncd.store.root import Store
@@ -54,7 +56,8 @@ class Condition:
 
     ``digest``: of the bytes under the tag, None if there are none that can be read. ``broken``: what is wrong with what
     is there, in words. ``gone``: blobs whose bytes are not on the disk at all. ``blobs``: what it should
-    consist of. ``size``: bytes of the model.
+    consist of. ``size``: bytes of the model. ``moved_back``: when (seconds since the epoch) what the tag holds was
+    published before, if it holds it because the registry's tag has moved back.
     """
 
     expected: Expected | None
@@ -63,6 +66,7 @@ class Condition:
     gone: tuple[Descriptor, ...]
     blobs: frozenset[Digest]
     size: int
+    moved_back: float | None = None
 
     @property
     def fault(self) -> str:
@@ -84,7 +88,8 @@ class Condition:
 def examine(store: Store, name: ModelName, pin: Digest | None) -> Condition:
     """Look at a name, cheaply: no blob is read. ``pin``: what it should hold, whatever was published last. Blocks."""
     digest, manifest, broken = _under_the_tag(store, name)
-    expected = _expected(store, name, pin, digest)
+    publications = store.models.publications(name)
+    expected = _expected(store, name, pin, digest, publications)
     judged = expected.manifest if expected else manifest
     states = {blob: _look(store, blob) for blob in judged.blobs} if judged else {}
     gone = tuple(blob for blob, (status, _) in states.items() if status is BlobStatus.ABSENT)
@@ -93,7 +98,19 @@ def examine(store: Store, name: ModelName, pin: Digest | None) -> Condition:
     if broken is None and lost and judged and judged.digest == digest:
         broken = f"{len(lost)} of its blobs {'is' if len(lost) == 1 else 'are'} gone or changed"
     blobs = frozenset(blob.digest for blob in states)
-    return Condition(expected, digest, broken, gone, blobs, size=judged.size if judged else 0)
+    latest = publications[0] if publications else None
+    before = None
+    if latest is not None and not latest.chosen and latest.manifest.digest == digest:
+        before = moved_back(publications[1:], latest.manifest.digest)
+    return Condition(
+        expected,
+        digest,
+        broken,
+        gone,
+        blobs,
+        size=judged.size if judged else 0,
+        moved_back=None if before is None else before.time,
+    )
 
 
 async def restore(store: Store, name: ModelName, pin: Digest | None, *, beneath: bool = False) -> Restoration:
@@ -182,8 +199,10 @@ def _under_the_tag(store: Store, name: ModelName) -> tuple[Digest | None, Manife
         return digest, None, error.message
 
 
-def _expected(store: Store, name: ModelName, pin: Digest | None, there: Digest | None) -> Expected | None:
-    history = store.models.history(name)
+def _expected(
+    store: Store, name: ModelName, pin: Digest | None, there: Digest | None, publications: Sequence[Publication]
+) -> Expected | None:
+    history = versions(publications)
     if there is not None and (not history or history[0].manifest.digest != there) and pin in {None, there}:
         # Published by a pull that has not noted it yet, or died before it could: its lease has the manifest.
         for lease in store.leases.all(time.time()):

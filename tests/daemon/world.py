@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,8 @@ from syncd.daemon.reconcile import Reconcile
 from syncd.daemon.settings import Loaded, ModelSettings, Settings, UpdateInterval, UpdateSettings
 from syncd.daemon.units import Window
 from syncd.jobs.board import Board
+from syncd.jobs.known import KnownManifests
+from syncd.jobs.pins import Pins
 from syncd.jobs.pull import pull
 from syncd.oci.name import Reference
 from syncd.store.root import Store
@@ -119,7 +121,8 @@ async def daemon(
     clock = clock or Clock()
     times = clock.times()
     with Store.open(path, create=True) as store:
-        async with means(store) as everything:
+        async with means(store) as found:
+            everything = replace(found, registry=KnownManifests(found.registry, store, Pins()))
             settings = Given(loaded(models, prune=prune))
             chronicle = Chronicle(times.wall)
             memory = Memory(store.state, clock=times.wall)

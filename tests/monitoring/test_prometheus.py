@@ -33,7 +33,7 @@ class Host:
 def settings(models: tuple[str, ...], servers: list[StandIn]) -> str:
     tables = [f'[[models]]\nname = "{name}"' for name in models]
     tables += [f'[[instances]]\nname = "gpu-{at}"\nurl = "{server.url}"' for at, server in enumerate(servers)]
-    return "\n".join([*tables, '[probes]\nevery = "1s"\n[reload]\nsettle = "0s"'])
+    return "\n".join([*tables, '[probes]\nevery = "1s"\n[reload]\nsettle = "0s"\n[scrub]\nevery = "1d"'])
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def _close_stdout() -> None:
 def main() -> None:
     """Entry point."""
     completion = os.environ.get(COMPLETION)
-    code = run(sys.argv[1:]) if completion is None else _complete(completion)
+    code = _complete(completion) if completion else run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # whoever read it has gone
             stream.flush()

@@ -16,7 +16,7 @@ from syncd.api import events
 from syncd.api.scrub import SCRUB, ScrubRequest
 from syncd.api.scrubbed import DamageLine, Scrubbed, ScrubDamage, ScrubMoment
 from syncd.cli import logs, place, words
-from syncd.cli.options import as_json, examples, shared
+from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.daemon.units import Rate
 from syncd.errors import IntegrityError
@@ -34,7 +34,7 @@ def _rate(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 
 @click.command(epilog=examples("syncd scrub", "syncd scrub mistral:7b --max-rate 100MB/s"))
-@click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=stored_names)
 @click.option("--max-rate", metavar="RATE", callback=_rate, help='At most this many bytes a second, such as "50 MB/s".')
 @click.option("--anew", is_flag=True, help="Begin at the beginning, where an earlier one was interrupted.")
 @as_json

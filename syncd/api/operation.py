@@ -11,8 +11,10 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from syncd.jobs.mend import Mending
 from syncd.jobs.pull import PullMeans
 from syncd.jobs.rules import Rules
+from syncd.jobs.scrub_book import ScrubBook
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
 from syncd.store.root import Store
@@ -59,6 +61,10 @@ class Desk(Protocol):
     def now(self) -> float:
         """Seconds since the epoch."""
 
+    @property
+    def scrubs(self) -> ScrubBook:
+        """Where scrubs write how far they are, and what they found."""
+
     def wanted(self, name: ModelName) -> str | None:
         """``FILE:LINE`` of the settings that want this model; None: they do not."""
 
@@ -67,6 +73,9 @@ class Desk(Protocol):
 
     def changed(self, *names: ModelName) -> None:
         """These names hold something else than before, or nothing: status, servers and reconcile look again."""
+
+    def mended(self, ended: Mending) -> None:
+        """A damaged blob was mended, or could not be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from syncd.api.collect import COLLECT
 from syncd.api.history import HISTORY
 from syncd.api.operation import Operation
 from syncd.api.pins import PIN, UNPIN
+from syncd.api.repair import MEND
 from syncd.api.rollback import ROLLBACK
+from syncd.api.scrub import SCRUB
 
-OPERATIONS: Sequence[Operation[Any, Any]] = (COLLECT, HISTORY, PIN, ROLLBACK, UNPIN)
+OPERATIONS: Sequence[Operation[Any, Any]] = (COLLECT, HISTORY, MEND, PIN, ROLLBACK, SCRUB, UNPIN)

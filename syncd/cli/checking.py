@@ -11,44 +11,44 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from syncd.api import events
-from syncd.cli import logs, place, words
+from syncd.cli import logs, mending, place, words
 from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.errors import IntegrityError
 from syncd.oci.name import ModelName
-from syncd.text import printable, size
+from syncd.text import size
 
 
-@click.command(epilog=examples("syncd verify", "syncd verify mistral:7b"))
+@click.command(epilog=examples("syncd verify", "syncd verify mistral:7b", "syncd verify --repair"))
 @click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=stored_names)
+@click.option("--repair", is_flag=True, help="Mend what is damaged: only the damaged parts are fetched.")
 @as_json
 @shared
 @click.pass_context
-def verify(context: click.Context, names: tuple[str, ...], *, as_json: bool) -> None:
+def verify(context: click.Context, names: tuple[str, ...], *, repair: bool, as_json: bool) -> None:
     """Hash every blob of these models (of all, if none is named) and report every fault.
 
-    The exit code is 6 if there is any. 'syncd pull' mends a model: it fetches again what is damaged.
+    The exit code is 6 if there is any, or with --repair if any is left. A model that nobody can mend any more is taken
+    out of sight, into .syncd/quarantine, unless the settings say [scrub] unrepairable = "keep".
     """
     wanted = [ModelName.parse(name) for name in names] or None
     session = Session.begin(context)
     logs.configure(session.verbosity)
+    if repair:
+        mending.verify_and_mend(session, wanted or (), watch(as_json=as_json), as_json=as_json)
+        return
     faults, verified = place.of(session).verify(wanted, watch(as_json=as_json))
     for fault in faults:
-        sys.stdout.write(events.line(fault) if as_json else fault_line(fault))
+        sys.stdout.write(events.line(fault) if as_json else mending.fault_line(fault))
     if as_json:
         sys.stdout.write(events.line(verified))
     if faults:
         raise IntegrityError(
             f"{words.count(len(faults), 'fault')} in {_looked_at(verified)}",
-            hint="'syncd pull NAME' fetches again what is damaged or missing",
+            hint="'syncd verify --repair' mends it, and fetches only what is damaged or missing",
         )
     if not as_json:
         sys.stdout.write(f"{_looked_at(verified)}: every byte is right, {words.took(verified.seconds)}\n")
-
-
-def fault_line(fault: events.FaultFound) -> str:
-    """A fault, and whom it hits."""
-    return f"{printable(', '.join(fault.models))}: {printable(fault.kind)}: {printable(fault.detail)}\n"
 
 
 def _looked_at(found: events.Verified) -> str:

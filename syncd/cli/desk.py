@@ -9,8 +9,10 @@ from syncd.cli.session import Session
 from syncd.daemon.access import Access
 from syncd.daemon.rules import rules_of
 from syncd.daemon.ways import Ways
+from syncd.jobs.mend import Mending
 from syncd.jobs.pull import PullMeans
 from syncd.jobs.rules import Rules
+from syncd.jobs.scrub_book import ScrubBook
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName
 from syncd.store.root import Store
@@ -35,6 +37,11 @@ class OwnDesk:
         """Seconds since the epoch."""
         return time.time()
 
+    @property
+    def scrubs(self) -> ScrubBook:
+        """As the store has them."""
+        return ScrubBook(self.store, clock=time.time, monotonic=time.monotonic)
+
     def wanted(self, name: ModelName) -> str | None:
         """Where the settings want this model."""
         return self.session.loaded.where(name)
@@ -49,6 +56,9 @@ class OwnDesk:
 
     def changed(self, *names: ModelName) -> None:
         """Nobody here has to hear of it: a daemon that starts looks at everything."""
+
+    def mended(self, ended: Mending) -> None:
+        """Likewise."""
 
 
 async def _nobody_waits(_name: ModelName, _old: Manifest | None, _new: Manifest) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from syncd.api import events, migrations, v1
-from syncd.cli import adopting, adopting_page, running
-from syncd.cli.checking import fault_line, watch
+from syncd.cli import adopting, adopting_page, mending, running
+from syncd.cli.checking import watch
 from syncd.cli.failure import report
 from syncd.cli.here import Here
 from syncd.cli.migrating_adopting import Adopting
@@ -197,9 +197,8 @@ class Migration:
         where = self.there or Here(replace(self.session, quiet=True))
         faults, _ = where.verify(names, watch(as_json=self.as_json))
         for fault in faults:
-            self._failed(
-                UnmendedError(fault_line(fault).rstrip(), hint="'syncd pull NAME' fetches again what is damaged")
-            )
+            words = mending.fault_line(fault).rstrip()
+            self._failed(UnmendedError(words, hint="'syncd pull NAME' fetches again what is damaged"))
 
     # The servers
 

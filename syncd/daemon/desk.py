@@ -9,8 +9,10 @@ from syncd.api.operation import ServersDesk
 from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.rules import rules_of
 from syncd.daemon.ways import Ways
+from syncd.jobs.mend import Mending
 from syncd.jobs.pull import PullMeans
 from syncd.jobs.rules import Rules
+from syncd.jobs.scrub_book import ScrubBook
 from syncd.oci.name import ModelName
 from syncd.store.root import Store
 
@@ -23,8 +25,10 @@ class DaemonDesk:
     settings: AppliedSettings
     ways: Ways
     servers: ServersDesk | None
+    scrubs: ScrubBook
     guards: Callable[[ModelName], str | None]
     on_change: Callable[[tuple[ModelName, ...]], None]
+    on_mending: Callable[[Mending], None]
     by: str
 
     @property
@@ -47,3 +51,7 @@ class DaemonDesk:
     def changed(self, *names: ModelName) -> None:
         """These names hold something else than before."""
         self.on_change(names)
+
+    def mended(self, ended: Mending) -> None:
+        """A damaged blob was mended, or could not be."""
+        self.on_mending(ended)

@@ -22,7 +22,7 @@ from syncd.instances.line import Distance
 from syncd.instances.model import Instance
 from syncd.instances.ollama import OllamaServer, Reason
 from syncd.instances.plan import Wish
-from syncd.instances.probe import Cell, Level, Published, Row
+from syncd.instances.probe import Cell, Level, Published, Row, Word
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
 from syncd.store.root import Store
@@ -168,6 +168,18 @@ class Fleet:
         """A model was published: all servers are looked at, have it shown and, as far as they may be asked, proved."""
         log.debug("fleet.published", name=str(name))
         self._published.set()
+
+    def mended(self, name: ModelName) -> frozenset[str]:
+        """Its file is another one under the same digest: no proof of it holds; the servers that it was failing on."""
+        failing = frozenset(
+            row.instance.name
+            for row in self.matrix()
+            for cell in row.cells
+            if cell.model.folded == name.folded and cell.word is Word.FAILING
+        )
+        for post in self._posts.values():
+            post.mended(name)
+        return failing
 
     def restarted(self, instance: str) -> None:
         """A server was started anew: no proof holds any more."""

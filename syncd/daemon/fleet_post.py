@@ -144,6 +144,13 @@ class Post:
         self._look = None if self._look is None else replace(self._look, at=-NEVER)
         self._begin_life("told so")
 
+    def mended(self, name: ModelName) -> None:
+        """The model's bytes are others than those of which anything was seen."""
+        known = self._known.get(name.folded, NOTHING)
+        self._known[name.folded] = replace(known, showing=None, proof=None)
+        self._tried.pop(name.folded, None)
+        self.wake()
+
     def loading(self, model: Published, *, now: bool) -> None:
         """Somebody asked it to load a model, or has its answer."""
         known = self._known.get(model.name.folded, NOTHING)

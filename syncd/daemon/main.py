@@ -24,25 +24,35 @@ from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.collecting import Collecting
 from syncd.daemon.doors import Doors, Health
+from syncd.daemon.followed import Times
 from syncd.daemon.inventory import Inventory
 from syncd.daemon.memory import Memory
 from syncd.daemon.notify import Notifier
+from syncd.daemon.pinned import pins_info
 from syncd.daemon.pulse import Pulse, status_line
 from syncd.daemon.reconcile import Reconcile
+from syncd.daemon.renewals import Renewals
+from syncd.daemon.repairs import Repairs
+from syncd.daemon.scrubbing import Scrubbing
 from syncd.daemon.servers import Servers
 from syncd.daemon.servers_desk import DaemonServers
 from syncd.daemon.service import Daemon
 from syncd.daemon.settings import Loaded, socket_path
 from syncd.daemon.telemetry import SettingsState, Telemetry
 from syncd.daemon.telemetry_collect import CollectionTelemetry
+from syncd.daemon.telemetry_integrity import ScrubTelemetry
+from syncd.daemon.telemetry_pins import PinTelemetry
+from syncd.daemon.telemetry_repair import RepairTelemetry
 from syncd.daemon.usable import usable
 from syncd.daemon.ways import Ways
 from syncd.errors import ExitCode, SyncdError
 from syncd.jobs.board import Board, JobState, JobView
 from syncd.jobs.collect import expire
+from syncd.jobs.policy import refuse
 from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.jobs.pull import pull
-from syncd.oci.name import Reference
+from syncd.jobs.scrub_book import ScrubBook
+from syncd.oci.name import ModelName, Reference
 from syncd.registry.found import FetchedManifest
 from syncd.store.locks import Lock
 from syncd.store.root import Store
@@ -123,6 +133,27 @@ class _Serving:
         self._servers_desk = DaemonServers(self._servers.fleet, self._servers.rollouts)
         self._collecting = Collecting(store, self._settings, self._servers_desk, clock=time.time)
         CollectionTelemetry(self._telemetry.registry, lambda: self._collecting.known)
+        self._scrubbing = Scrubbing(
+            store,
+            self._settings,
+            ScrubBook(store, clock=time.time, monotonic=time.monotonic),
+            self._chronicle,
+            times=Times(),
+            on_damage=self._damaged,
+        )
+        ScrubTelemetry(
+            self._telemetry.registry,
+            self._scrubbing.book,
+            lambda: self._settings.current.settings.scrub.every,
+        )
+        self._renewals = Renewals(store, self._servers_desk.replaced)
+        self._repairs = Repairs(store, self._settings, lambda: self._daemon.desk("the daemon"), self._chronicle)
+        RepairTelemetry(
+            self._telemetry.registry,
+            corrupt=lambda: len(self._repairs.waiting()),
+            repaired=lambda: self._renewals.count,
+            quarantined=lambda: self._repairs.quarantined,
+        )
         self._ways = Ways(store, self._servers.rollouts.before_publish)
         self.stopping = asyncio.Event()
         self.board = Board(
@@ -144,9 +175,14 @@ class _Serving:
         )
         self._reconcile.on_restore = self._telemetry.model_restored
         self._reconcile.refused = self._servers.rollouts.refused
+        self._pin_telemetry = PinTelemetry(
+            self._telemetry.registry,
+            lambda: pins_info(self._settings.current, self._reconcile.holds, self._inventory.now),
+        )
         self._pulse = Pulse(self._notifier, self._line)
+        self._daemon = self._as_others_see_it()
         self._listeners = Listeners(
-            self._daemon(),
+            self._daemon,
             socket=socket_path(self._born_with, environ, os.geteuid()),
             group=self._born_with.control.group,
         )
@@ -158,7 +194,7 @@ class _Serving:
         self._new_in_force = asyncio.Condition()
         self._reload_asked = asyncio.Event()
 
-    def _daemon(self) -> Daemon:
+    def _as_others_see_it(self) -> Daemon:
         return Daemon(
             store=self._store,
             board=self.board,
@@ -171,6 +207,8 @@ class _Serving:
             ways=self._ways,
             servers=self._servers_desk,
             collecting=self._collecting,
+            repairs=self._repairs,
+            scrubbing=self._scrubbing,
             started=time.time(),
             needs_restart=self._needs_restart,
             fault=self._fault,
@@ -203,6 +241,9 @@ class _Serving:
         yield "inventory", self._inventory.run()
         yield from self._servers.services()
         yield "collections", self._collecting.run()
+        yield "renewals", self._renewals.run()
+        yield "repairs", self._repairs.run()
+        yield "scrubs", self._scrubbing.run()
         yield "pulse", self._pulse.run()
         yield "tidy", self._tidy()
 
@@ -241,6 +282,7 @@ class _Serving:
 
     async def _resolve(self, reference: Reference) -> FetchedManifest:
         async with self._ways.used() as means:
+            refuse(means.policy, reference.name, None)
             return await means.registry.manifest(reference)
 
     def _job_changed(self, view: JobView) -> None:
@@ -251,9 +293,19 @@ class _Serving:
             self._chronicle.tell("job.started", name=str(view.reference), job=view.id, detail=view.asked_by)
             return
         self._telemetry.job_ended(view)
+        if view.outcome is not None and view.outcome.moved_back is not None:
+            self._pin_telemetry.tag_moved_back()
+            before = rfc3339(view.outcome.moved_back)
+            self._chronicle.tell(
+                "model.moved_back", name=str(view.reference.name), detail=f"{view.outcome.digest}, published {before}"
+            )
         self._inventory.poke()
         how = view.state.value if view.error is None else f"{view.state.value}: {view.error.message}"
         self._chronicle.tell("job.ended", name=str(view.reference), job=view.id, detail=how)
+
+    def _damaged(self, _names: tuple[ModelName, ...]) -> None:
+        self._reconcile.poke()
+        self._repairs.poke()
 
     async def _tidy(self) -> None:
         while True:

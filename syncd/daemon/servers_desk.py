@@ -1,10 +1,17 @@
 """What operations, and collections, are told of the servers that read the store."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import structlog
 
 from syncd.daemon.fleet import Fleet
 from syncd.daemon.rollout import Rollouts
+from syncd.errors import SyncdError
 from syncd.oci.digest import Digest
+from syncd.oci.name import ModelName
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +32,17 @@ class DaemonServers:
         and shows in the last look, if that told anything.
         """
         return (*self.rollouts.under_way(), *self.fleet.unsettled())
+
+    async def replaced(self, names: Iterable[ModelName]) -> None:
+        """The weights of these lie in another file now, under the same digest: who has the old one loaded loads anew.
+
+        A server maps the file that it loads, and keeps that one's bytes for as long; one that could not read it may
+        remember that until the model is loaded anew. A failure is told, and ends nothing.
+        """
+        for name in names:
+            failing = self.fleet.mended(name)
+            try:
+                await self.rollouts.renew(name, failing)
+            except SyncdError as error:
+                log.warning("repair.not_reloaded", name=str(name), error=error.message)
+            self.fleet.published(name)

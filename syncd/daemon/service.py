@@ -11,6 +11,7 @@ from syncd import __version__
 from syncd.aio import in_thread
 from syncd.api import v1
 from syncd.api.catalogue import rfc3339
+from syncd.api.pinned import PinsInfo
 from syncd.daemon.applied import AppliedSettings
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.collecting import Collecting
@@ -18,13 +19,18 @@ from syncd.daemon.desk import DaemonDesk
 from syncd.daemon.fleet import Fleet
 from syncd.daemon.fleet_words import instance_info
 from syncd.daemon.inventory import Inventory
+from syncd.daemon.pinned import pins_info
 from syncd.daemon.reconcile import Reconcile
+from syncd.daemon.repairs import Repairs
 from syncd.daemon.rollout import Rollouts
+from syncd.daemon.rules import policy_of
+from syncd.daemon.scrubbing import Scrubbing
 from syncd.daemon.servers_desk import DaemonServers
 from syncd.daemon.ways import Ways
 from syncd.errors import BusyError, SyncdError
 from syncd.jobs import remove as removal
 from syncd.jobs.board import Board, Job, JobState
+from syncd.jobs.policy import refuse
 from syncd.jobs.remove import Removal
 from syncd.jobs.verify import Verification, VerifyProgress, verify
 from syncd.oci.name import ModelName, Reference
@@ -54,6 +60,8 @@ class Daemon:
     ways: Ways
     servers: DaemonServers
     collecting: Collecting
+    repairs: Repairs
+    scrubbing: Scrubbing
     started: float
     needs_restart: Callable[[], tuple[str, ...]]
     fault: Callable[[], SyncdError | None]
@@ -80,15 +88,23 @@ class Daemon:
             jobs=tuple(v1.job_info(job.view) for job in self.board.jobs()),
             rollouts=self.rollouts.status(),
             instances=tuple(instance_info(row) for row in self.fleet.matrix()),
+            pins=self.pins(),
             collection=self.collecting.info(),
+            scrub=self.scrubbing.info(),
         )
+
+    def pins(self) -> PinsInfo | None:
+        """What is pinned, and what is something else all the same."""
+        return pins_info(self.settings.current, self.reconcile.holds, self.inventory.now)
 
     def pull(self, reference: Reference, *, by: str, insecure: bool = False) -> tuple[Job, bool]:
         """The job that pulls ``reference``, and whether this call started it.
 
         Something else than what the settings pin is refused, and so is one pull too many.
         """
+        reference = self.settings.current.resolved(reference)
         self.settings.current.refuse_other_than_pinned(reference)
+        refuse(policy_of(self.settings.current), reference.name, None)
         if insecure:
             # What Ollama's clients may ask for. Which hosts are spoken to without TLS is the settings' business.
             log.info("pull.insecure_asked", name=str(reference), by=by)
@@ -125,6 +141,7 @@ class Daemon:
         log.info("store.verified", by=by, models=found.models, faults=len(found.faults))
         if found.faults:
             self.reconcile.poke()
+            self.repairs.poke()
         return found
 
     async def reload(self, asked: v1.ReloadRequest, *, by: str) -> AsyncIterator[v1.ReloadTried | v1.ReloadEnded]:
@@ -138,8 +155,10 @@ class Daemon:
             settings=self.settings,
             ways=self.ways,
             servers=self.servers,
+            scrubs=self.scrubbing.book,
             guards=self.reconcile.guards,
             on_change=self._changed,
+            on_mending=self.repairs.ended,
             by=by,
         )
 
@@ -147,7 +166,9 @@ class Daemon:
         self.inventory.poke()
         self.reconcile.poke()
         self.collecting.poke()
+        self.repairs.poke()
         for name in names:
+            self.rollouts.published(name)
             self.fleet.published(name)
 
     def events(self) -> AsyncIterator[v1.Event]:

@@ -5,16 +5,18 @@ file is found by its chunk map and copied (``download.salvage``), so that at mos
 damaged file is replaced by one rename, and nothing of it is kept: what was right of it lives on in the new one.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from syncd.aio import entered, in_thread, in_thread_stoppable
+from syncd.aio import entered, in_thread, in_thread_stoppable, only_error
 from syncd.errors import BusyError, IntegrityError, NoSpaceError, NotFoundError, StoreError, SyncdError
-from syncd.jobs.blobs import Bringing, PullBlobs, Supply
+from syncd.jobs.blobs import Bringing, PullBlobs, Supply, Track
 from syncd.jobs.damage import Damage, DamageKind
+from syncd.jobs.progress import BlobProgress
 from syncd.jobs.pull import PullMeans
 from syncd.oci.chunks import ChunkMap
 from syncd.oci.digest import Digest
@@ -22,11 +24,14 @@ from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName
 from syncd.store.blobs import BlobStatus, BlobStore, Partial
 from syncd.store.layout import blob_file
+from syncd.store.leases import Lease
 from syncd.store.models import StoredModel
 from syncd.store.remains import learn, open_elsewhere
 from syncd.store.root import Store
 
 log = structlog.get_logger()
+
+_REPORT_EVERY = 0.25  # seconds
 
 ADOPTED_FROM = "adopted from "
 """What the origin of an adopted model begins with (``jobs.adopt``); a path follows."""
@@ -40,8 +45,8 @@ class UnmendableError(IntegrityError):
 class Repaired:
     """How it ended well. ``fetched``: bytes that crossed the network. ``models``: those that name the blob now.
 
-    ``replaced``: another file lies there now, so that who has the old one loaded has old bytes; False: there was
-    nothing to do, since somebody else had mended it, or no model names it any more.
+    ``replaced``: another file lies there now; False: there was nothing to do, since somebody else had mended it, or no
+    model names it any more.
     """
 
     blob: Descriptor
@@ -50,8 +55,10 @@ class Repaired:
     replaced: bool
 
 
-async def repair(store: Store, means: PullMeans, damage: Damage) -> Repaired:
-    """Make the blob whole. A damaged file that cannot be mended stays as it was.
+async def repair(
+    store: Store, means: PullMeans, damage: Damage, report: Callable[[BlobProgress], None] = lambda _: None
+) -> Repaired:
+    """Make the blob whole. A damaged file that cannot be mended stays as it was. ``report`` hears how far it is.
 
     Raise ``UnmendableError`` where that is for good, else ``SyncdError``: a registry out of reach, wrong bytes from it,
     no room. What was fetched until then stays for the next try.
@@ -66,7 +73,10 @@ async def repair(store: Store, means: PullMeans, damage: Damage) -> Repaired:
         blobs = PullBlobs(name, store, supply, means.floor)
         blobs.expect(manifest)
         try:
-            await _bring(store, blobs, blob, name, manifest)
+            with await store.locks.references(shared=True) as held:
+                async with entered(store.leases.take, name, manifest, held) as lease:
+                    held.release()
+                    await _bring(blobs.tracks[blob.digest], blobs, lease, report)
         except (NoSpaceError, StoreError, BusyError):
             raise  # no other source mends that
         except SyncdError as error:
@@ -79,11 +89,11 @@ async def repair(store: Store, means: PullMeans, damage: Damage) -> Repaired:
     raise _verdict(blob, errors)
 
 
-def survey(store: Store, names: Sequence[ModelName] | None) -> tuple[Damage, ...]:
+def survey(store: Store, names: Sequence[ModelName] | None, *, found_only: bool = False) -> tuple[Damage, ...]:
     """What is known to be damaged of these models (None: of all), without reading a blob. Blocks.
 
     What was found wrong by a verification or a scrub is known until it is mended; what is missing, or has another size,
-    is seen. Raise ``NotFoundError`` for a name that is not there.
+    is seen, unless ``found_only``. Raise ``NotFoundError`` for a name that is not there.
     """
     users: dict[tuple[Digest, int], tuple[Descriptor, list[ModelName]]] = {}
     for name, manifest in _models(store, names):
@@ -92,7 +102,7 @@ def survey(store: Store, names: Sequence[ModelName] | None) -> tuple[Damage, ...
     found = []
     for blob, models in users.values():
         kind = _look(store, blob)
-        if kind is not None:
+        if kind is DamageKind.WRONG_BYTES or (kind is not None and not found_only):
             found.append(Damage(blob, kind, None, tuple(dict.fromkeys(models)), _WORDS[kind]))
     return tuple(found)
 
@@ -147,15 +157,20 @@ def _one_of_each_repository(named: Iterable[tuple[ModelName, Manifest]]) -> Iter
     return {(name.host, name.repository): (name, manifest) for name, manifest in named}.values()
 
 
-async def _bring(store: Store, blobs: PullBlobs, blob: Descriptor, name: ModelName, manifest: Manifest) -> None:
-    with await store.locks.references(shared=True) as held:
-        async with entered(store.leases.take, name, manifest, held) as lease:
-            held.release()
-            try:
-                await blobs.bring((blobs.tracks[blob.digest].blob,), lease)
-            except SyncdError:
-                lease.release()  # the model itself keeps its blobs; every failed try would leave one more
-                raise
+async def _bring(track: Track, blobs: PullBlobs, lease: Lease, report: Callable[[BlobProgress], None]) -> None:
+    async def tick() -> None:
+        while True:
+            report(track.progress())
+            await asyncio.sleep(_REPORT_EVERY)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            ticker = group.create_task(tick(), name=f"report {track.blob.digest.short}")
+            await group.create_task(blobs.bring((track.blob,), lease), name=f"mend {track.blob.digest.short}")
+            ticker.cancel()
+    except BaseExceptionGroup as errors:
+        lease.release()  # the model itself keeps its blobs; every failed try would leave one more
+        raise only_error(errors, (SyncdError,)) from errors
 
 
 def _verdict(blob: Descriptor, errors: Sequence[SyncdError]) -> SyncdError:

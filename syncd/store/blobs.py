@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 
@@ -49,6 +49,8 @@ class BlobStore:
         self._staging = staging
         self._records = records
         self._locks = locks
+        self.renewing: Callable[[Digest], AbstractContextManager[None]] = _unheard
+        """Entered, in a thread, while a file takes the place of one that was there before under the same digest."""
 
     # What is there
 
@@ -265,6 +267,13 @@ class BlobStore:
         with translated(partial.path):
             # Taken before anybody else can open the file: what is written into it later must not be vouched for.
             identity = Identity.of(os.fstat(partial.fd))
+        known = self._blobs.stat(file) is not None or self._records.get(partial.blob.digest) is not None
+        with self.renewing(partial.blob.digest) if known else nullcontext():
+            self._expose(staged, file)
+            self._records.put(Record(partial.blob.digest, identity, chunks))
+        self._staging.unlink(layout.journal_file(partial.blob.digest), missing_ok=True)
+
+    def _expose(self, staged: str, file: str) -> None:
         self._staging.link(staged, self._keep, file, through=self._staging)
         self._staging.rename(staged, self._blobs, file)
         try:
@@ -276,8 +285,6 @@ class BlobStore:
             with suppress(SyncdError):
                 self._keep.unlink(file, missing_ok=True)
             raise
-        self._records.put(Record(partial.blob.digest, identity, chunks))
-        self._staging.unlink(layout.journal_file(partial.blob.digest), missing_ok=True)
 
     def _settle(self, partial: Partial) -> None:
         try:
@@ -362,3 +369,7 @@ class BlobStore:
         """Remove what the fetch of a blob that is stored left, where a crash came before its last step."""
         self._staging.unlink(layout.journal_file(digest), missing_ok=True)
         self._staging.unlink(layout.partial_file(digest), missing_ok=True)
+
+
+def _unheard(_digest: Digest) -> AbstractContextManager[None]:
+    return nullcontext()

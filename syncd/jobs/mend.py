@@ -1,0 +1,75 @@
+"""Mending, to its end: a damaged blob is repaired, or what names it is withdrawn, or left, as the settings say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+
+from syncd.aio import in_thread
+from syncd.errors import SyncdError
+from syncd.jobs.damage import Damage
+from syncd.jobs.progress import BlobProgress
+from syncd.jobs.pull import PullMeans
+from syncd.jobs.repair import Repaired, UnmendableError, repair
+from syncd.jobs.withdraw import Withdrawn, withdraw
+from syncd.store.root import Store
+
+log = structlog.get_logger()
+
+
+class Fate(StrEnum):
+    """What became of a damaged blob."""
+
+    MENDED = "mended"
+    QUARANTINED = "quarantined"  # nobody has its bytes: its models are out of sight
+    KEPT = "kept"  # likewise, but the settings leave it as it is
+    LATER = "later"  # a registry was out of reach, or the like: as it was, and worth another try
+
+
+@dataclass(frozen=True, slots=True)
+class Mending:
+    """How it ended. ``repaired``: with MENDED; ``withdrawn``: with QUARANTINED; ``error``: why, with all the others."""
+
+    damage: Damage
+    fate: Fate
+    repaired: Repaired | None = None
+    withdrawn: Withdrawn | None = None
+    error: SyncdError | None = None
+
+
+async def mend(
+    store: Store, means: PullMeans, damage: Damage, *, keep: bool, report: Callable[[BlobProgress], None]
+) -> Mending:
+    """Repair it if anybody has its bytes. ``keep``: otherwise its models stay published. Raises no ``SyncdError``."""
+    try:
+        return Mending(damage, Fate.MENDED, repaired=await repair(store, means, damage, report))
+    except UnmendableError as error:
+        log.error(  # noqa: TRY400 - expected: no traceback
+            "blob.unmendable",
+            digest=str(damage.blob.digest),
+            models=[str(name) for name in damage.models],
+            error=error.message,
+        )
+        return await _give_up(store, damage, error, keep=keep)
+    except SyncdError as error:
+        log.warning("blob.not_mended", digest=str(damage.blob.digest), error=error.message)
+        return Mending(damage, Fate.LATER, error=error)
+
+
+async def _give_up(store: Store, damage: Damage, error: SyncdError, *, keep: bool) -> Mending:
+    try:
+        if keep:
+            await in_thread(_discard, store, damage)
+            return Mending(damage, Fate.KEPT, error=error)
+        return Mending(damage, Fate.QUARANTINED, withdrawn=await withdraw(store, damage), error=error)
+    except SyncdError as failure:
+        return Mending(damage, Fate.LATER, error=failure)
+
+
+def _discard(store: Store, damage: Damage) -> None:
+    """Give back what a new file has taken: it is not to be."""
+    lock = store.locks.try_digest(damage.blob.digest)
+    if lock is not None:
+        with lock:
+            store.blobs.discard(damage.blob.digest)

@@ -28,6 +28,7 @@ from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
 from syncd.errors import SyncdError
 from syncd.jobs.pull import PullMeans, pull
+from syncd.jobs.rollback import plan, roll_back
 from syncd.oci.name import Reference
 from syncd.registry.client import RegistryClient
 from syncd.store.root import Store
@@ -60,7 +61,12 @@ async def _pull(order: dict[str, Any]) -> dict[str, Any]:
         with Store.open(Path(order["store"]), create=True) as store:
             fetcher = Fetcher(registry, settings, clock=time.monotonic, random=random.random)
             means = PullMeans(store=store, registry=registry, fetcher=fetcher, floor=0)
-            outcome = await pull(Reference.parse(order["name"]), means, lambda _: None)
+            reference = Reference.parse(order["name"])
+            if order["rollback"]:
+                planned = plan(store, reference.name, None, means.policy)
+                outcome = await roll_back(planned, means, "a test", lambda _: None)
+            else:
+                outcome = await pull(reference, means, lambda _: None)
     return {"current": outcome.current, "fetched": outcome.fetched_bytes}
 
 

@@ -107,7 +107,9 @@ class Puller:
 
     def start(self, store: Path, name: str, *, connections: int = 1) -> Run:
         """Begin a pull, in as many threads as it likes."""
-        run = self._forked({"store": str(store), "name": name, "one_thread": False, "connections": connections})
+        run = self._forked(
+            {"store": str(store), "name": name, "rollback": False, "one_thread": False, "connections": connections}
+        )
         self._channel.send(b"go")
         return run
 
@@ -115,9 +117,14 @@ class Puller:
         """One whole pull that nothing disturbs."""
         return self.start(store, name, connections=connections).wait()
 
-    def traced(self, store: Path, name: str, trace: Path, *options: str) -> Ending:
-        """One whole pull in one thread, under strace from its first call on; ``trace``: the file to trace into."""
-        run = self._forked({"store": str(store), "name": name, "one_thread": True, "connections": 1})
+    def traced(self, store: Path, name: str, trace: Path, *options: str, rollback: bool = False) -> Ending:
+        """One whole pull in one thread, under strace from its first call on; ``trace``: the file to trace into.
+
+        ``rollback``: to the version before, instead.
+        """
+        run = self._forked(
+            {"store": str(store), "name": name, "rollback": rollback, "one_thread": True, "connections": 1}
+        )
         with strace.attached(run.pid, trace, *options):
             self._channel.send(b"go")
             ending = run.wait()

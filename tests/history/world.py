@@ -1,13 +1,17 @@
-"""What these tests share: a host whose commands are processes, and a model that was published in several versions."""
+"""What these tests share: models in several versions, commands as processes, and rollbacks in this one."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+from syncd.jobs.progress import PullOutcome
+from syncd.jobs.rollback import plan, roll_back
+from syncd.store.root import Store
+from tests.pull.world import blob_file, means, model_name, pulled
 from tests.support.daemon import RunningDaemon
 from tests.support.models import build_model
 from tests.support.oracle import assert_store_whole
-from tests.support.registry import ScriptedRegistry
-from tests.support.registry.scripted import ModelHandle
+from tests.support.registry import ModelHandle, ScriptedRegistry
 
 
 def run(host: RunningDaemon, *arguments: str) -> str:
@@ -29,27 +33,41 @@ def refused(host: RunningDaemon, *arguments: str, code: int) -> str:
     return done.stderr
 
 
-class Versions:
-    """A model that the host has pulled in several versions, the oldest first."""
+def version(registry: ScriptedRegistry, seed: int) -> ModelHandle:
+    """The registry's tag moves to this version."""
+    return registry.add(build_model("mistral:7b", seed=seed))
 
-    def __init__(self, host: RunningDaemon, registry: ScriptedRegistry, count: int = 3) -> None:
-        self.host = host
-        self.registry = registry
-        self.handles: list[ModelHandle] = []
-        for seed in range(1, count + 1):
-            self.publish(seed)
 
-    @property
-    def name(self) -> str:
-        return self.handles[0].name
+async def versions(registry: ScriptedRegistry, store: Path, count: int = 3) -> list[ModelHandle]:
+    """Pulled one after the other, the oldest first."""
+    handles = []
+    for seed in range(1, count + 1):
+        handles.append(version(registry, seed))
+        await pulled(handles[-1].name, store)
+    return handles
 
-    def publish(self, seed: int) -> ModelHandle:
-        """The registry's tag moves, and the model is pulled."""
-        handle = self.registry.add(build_model("mistral:7b", seed=seed))
-        self.handles.append(handle)
-        run(self.host, "pull", handle.name)
-        return handle
 
-    def visible(self) -> str:
-        """The digest that is published; all of the store is whole."""
-        return assert_store_whole(self.host.store)[self.name]
+async def rolled_back(store: Path, name: str, wanted: str | None = None) -> PullOutcome:
+    """A rollback, as a process of its own would do it."""
+    with Store.open(store, create=False) as opened:
+        async with means(opened) as everything:
+            planned = plan(opened, model_name(name), wanted, everything.policy)
+            return await roll_back(planned, everything, "a test", lambda _: None)
+
+
+def held(store: Path, name: str) -> str | None:
+    """What the tag is held at."""
+    with Store.open(store, create=False) as opened:
+        hold = opened.holds.of(model_name(name))
+        return None if hold is None else str(hold.manifest.digest)
+
+
+def visible(store: Path) -> dict[str, str]:
+    """What is published; all of it is whole."""
+    return assert_store_whole(store)
+
+
+def forget(store: Path, digest: str) -> None:
+    """As a collection leaves it: nothing of the blob is on the disk."""
+    for folder in ("blobs", ".syncd/keep", ".syncd/records"):
+        (store / folder / blob_file(digest)).unlink(missing_ok=True)

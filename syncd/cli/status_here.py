@@ -52,9 +52,9 @@ def status(store: Store, loaded: Loaded, now: float) -> v1.Status:
 
 
 def _collection(store: Store, loaded: Loaded) -> CollectionInfo:
-    note = collected.read(store.state)
+    note, every = collected.read(store.state), loaded.settings.collect.every
     return CollectionInfo(
-        every=loaded.settings.collect.every,
+        every=None if every is None else float(every),  # of float itself: JSON is made of no other
         last=rfc3339(note.completed) if note.completed else None,
         freed=note.freed,
         quarantine=sum(one.size for one in store.sweep.quarantined()),

@@ -64,9 +64,9 @@ class Collecting:
 
     def info(self) -> CollectionInfo:
         """For whoever asks how things are."""
-        note = self.known.note
+        note, every = self.known.note, self._settings.current.settings.collect.every
         return CollectionInfo(
-            every=self._settings.current.settings.collect.every,
+            every=None if every is None else float(every),  # of float itself: JSON is made of no other
             last=rfc3339(note.completed) if note.completed else None,
             freed=note.freed,
             quarantine=self.known.quarantine,

@@ -1,5 +1,6 @@
 """A real Prometheus scrapes a real daemon with servers: the rules work on what it tells, and every panel shows it."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -71,6 +72,7 @@ def served(
 def damaged(daemon: RunningDaemon) -> subprocess.CompletedProcess[str]:
     """A bit of a model's weights rots, a scrub looks for it, and what no model needs is collected."""
     weights = max((daemon.store / "blobs").iterdir(), key=lambda blob: blob.stat().st_size)
+    before = weights.stat()
     weights.chmod(0o644)
     with weights.open("r+b") as blob:
         blob.seek(1000)
@@ -78,6 +80,7 @@ def damaged(daemon: RunningDaemon) -> subprocess.CompletedProcess[str]:
         blob.seek(1000)
         blob.write(rotten)
     weights.chmod(0o444)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # rot leaves no other trace
     scrubbed = daemon.command("scrub")
     assert daemon.command("gc").returncode == 0
     return scrubbed
@@ -123,6 +126,7 @@ def test_the_alerts_of_a_bad_day_are_on_their_way(host: Host) -> None:
     expected = {
         ("SyncdServerDown", "gpu-1", None),
         ("SyncdSettingsRejected", None, None),
+        ("SyncdCorruptionFound", None, None),
         ("SyncdModelNotPublished", None, host.absent),
         *(("SyncdModelUnavailable", None, model) for model in host.models),
     }

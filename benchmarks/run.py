@@ -16,7 +16,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import adopting, cold, collecting, commands, daemon, footprint, kills, servers, smoking, throttled
+from benchmarks import (
+    adopting,
+    cold,
+    collecting,
+    commands,
+    daemon,
+    footprint,
+    kills,
+    scrubbing,
+    servers,
+    smoking,
+    throttled,
+)
 from benchmarks.figures import GIB, MIB, Section, summary, table, verdict
 from benchmarks.machine import facts
 from benchmarks.world import BenchmarkError, World
@@ -34,6 +46,7 @@ _MEASUREMENTS: Mapping[str, Callable[[World], Iterator[Section]]] = {
     "servers": servers.measure,
     "adopting": adopting.measure,
     "smoking": smoking.measure,
+    "scrubbing": scrubbing.measure,
 }
 _PROGRAMS = ("docker-registry", "aria2c", "curl", "openssl", "nginx", "bash", "tee")
 _NOISE = (

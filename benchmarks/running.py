@@ -47,6 +47,18 @@ class Daemon:
                 return int(line.split()[1]) * 1024
         raise BenchmarkError("the daemon has no VmRSS")
 
+    def operate(self, path: str, asked: object) -> Any:
+        """Have it do something; its last line."""
+        connection = _connection(self.socket)
+        try:
+            connection.request("POST", f"/syncd/v1/{path}", json.dumps(asked), {"Content-Type": "application/json"})
+            last = b"null"
+            for line in connection.getresponse():
+                last = line
+        finally:
+            connection.close()
+        return json.loads(last)
+
     def wait_until_published(self, number: int) -> None:
         deadline = time.monotonic() + _PATIENCE
         while sum(one["state"] == "published" for one in self.status()["models"]) < number:
@@ -84,14 +96,14 @@ def pull(daemon: Daemon, name: str, clients: int) -> float:
 
 
 @contextmanager
-def daemon(world: World, names: Sequence[str], more: str = "") -> Iterator[Daemon]:
-    """A daemon on an empty store that is to hold these models. ``more``: of its settings."""
+def daemon(world: World, names: Sequence[str], more: str = "", *, store: Path | None = None) -> Iterator[Daemon]:
+    """A daemon on ``store``, or an empty one, that is to hold these models. ``more``: of its settings."""
     with world.fresh("daemon") as folder:
         folder.mkdir()
         control, port = folder / "run" / "syncd.sock", free_port()
         settings = folder / "syncd.toml"
         settings.write_text(
-            f'store = "{folder / "store"}"\n'
+            f'store = "{store or folder / "store"}"\n'
             + "".join(f'[[models]]\nname = "{name}"\n' for name in names)
             + more
             + f'[ops]\nlisten = "127.0.0.1:{port}"\n'

@@ -29,6 +29,7 @@ _COMMANDS = {
     "show": "syncd.cli.models:show",
     "rm": "syncd.cli.removing:rm",
     "verify": "syncd.cli.checking:verify",
+    "scrub": "syncd.cli.scrubbing:scrub",
     "gc": "syncd.cli.collecting:gc",
     "history": "syncd.cli.history:history",
     "rollback": "syncd.cli.pinning:rollback",

@@ -29,7 +29,7 @@ from syncd.store.scrutiny import Scrutiny
 
 log = structlog.get_logger()
 
-_STEP_BYTES = 4 * BLOCK_BYTES
+_STEP_BYTES = 4 * BLOCK_BYTES  # a cancellation waits for one block of it
 _STEP_SECONDS = 0.25  # of a given rate: what is read at once is not much more than what may be read
 _ATTEMPTS = 3
 _KINDS = {

@@ -11,11 +11,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-BLOCK_BYTES = 4 * 1024 * 1024  # a multiple of every device's block, and a divisor of a chunk
+BLOCK_BYTES = 8 * 1024 * 1024  # a multiple of every device's block, and a divisor of a chunk
 _BUFFERS = 3  # one that is hashed, one that is read into, and one that waits
 _PAGE = 4096
 
@@ -80,11 +81,7 @@ class DirectReader:
     """The buffers and the thread of one scrub; a context manager that gives them back. One file at a time."""
 
     def __init__(self) -> None:
-        self._maps = [mmap.mmap(-1, BLOCK_BYTES) for _ in range(_BUFFERS)]
-        for one in self._maps:
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                one.madvise(mmap.MADV_HUGEPAGE)  # the kernel pins two pages for a read instead of a thousand
-        self._buffers = [memoryview(one) for one in self._maps]
+        self._buffers = [memoryview(_pages()) for _ in range(_BUFFERS)]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
 
     def blocks(self, file: DirectFile, start: int, end: int) -> Generator[Block, None, None]:
@@ -112,12 +109,9 @@ class DirectReader:
             wait([work for _, _, work in pending if not work.cancel()])
 
     def close(self) -> None:
-        """Give the memory and the thread back."""
+        """Give the thread back, and the memory as soon as nobody looks at a block any more."""
         self._thread.shutdown(cancel_futures=True)
-        for buffer in self._buffers:
-            buffer.release()
-        for one in self._maps:
-            one.close()
+        self._buffers.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -126,6 +120,15 @@ class DirectReader:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _pages() -> mmap.mmap:
+    """Aligned memory for one block."""
+    pages = mmap.mmap(-1, BLOCK_BYTES)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            pages.madvise(mmap.MADV_HUGEPAGE)  # for a read, a few pages are pinned instead of thousands
+    return pages
 
 
 def _block(offset: int, buffer: memoryview, end: int, read: Callable[[], int]) -> Block:

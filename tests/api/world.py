@@ -25,6 +25,7 @@ from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.jobs.pull import PullMeans, pull
 from syncd.jobs.remove import Removal
 from syncd.jobs.rules import Rules
+from syncd.jobs.scrub_book import ScrubBook
 from syncd.jobs.verify import Verification, VerifyProgress
 from syncd.oci.name import ModelName, Reference
 from syncd.registry.hosts import RegistryConfig
@@ -60,6 +61,10 @@ class SmallDesk:
 
     def now(self) -> float:
         return time.time()
+
+    @property
+    def scrubs(self) -> ScrubBook:
+        return ScrubBook(self.store, clock=time.time, monotonic=time.monotonic)
 
     def wanted(self, name: ModelName) -> str | None:
         del name

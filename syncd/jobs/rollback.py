@@ -76,8 +76,12 @@ def choose(name: ModelName, versions: Sequence[Publication], current: Digest | N
 
 def plan(store: Store, name: ModelName, wanted: str | None, policy: Policy) -> RollbackPlan:
     """What a rollback would do (``--dry-run``). ``name``: as the store has it. Raise ``SyncdError``. Blocks."""
-    current = store.models.tag_digest(name)
-    target = choose(name, store.models.history(name), current, wanted)
+    current, hold = store.models.tag_digest(name), store.holds.of(name)
+    if wanted is None and hold is not None and hold.manifest.digest == current and store.leases.has_dead(name):
+        # One that was cut off behind its publication: the same command is to end it, and not to undo it.
+        target = Publication(hold.manifest, hold.at, hold.origin, chosen=True)
+    else:
+        target = choose(name, store.models.history(name), current, wanted)
     refuse(policy, name, target.manifest.size)
     missing = tuple(blob for blob in target.manifest.blobs if _is_absent(store, blob))
     return RollbackPlan(name, target, current, missing)

@@ -1,0 +1,98 @@
+"""SIGKILL at the system calls of a rollback that change a file: nothing is lost, and the next run gets there."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash import strace
+from tests.crash.scene import Ending, Puller, Scene
+from tests.history.world import forget, held
+from tests.support.oracle import assert_store_whole, unreferenced_blobs
+from tests.support.registry import ScriptedRegistry
+
+pytestmark = pytest.mark.crash
+
+_SAMPLES = 36  # of all calls, evenly spread; the first and the last among them
+
+
+class Rollbacks:
+    """A scene whose template has pulled the new version, and has lost the weights of the old one."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._template = scene.store()
+        ending = scene.puller.pull(self._template, scene.new.name)
+        assert ending.done, ending.result
+        forget(self._template, scene.old.weights)
+        self._times = {path: path.stat().st_mtime_ns for path in self._template.rglob("*") if path.is_file()}
+
+    def store(self) -> Path:
+        """A copy whose blobs are known by their records, as those of the template are."""
+        copy = self.scene.path()
+        for path, mtime in self._times.items():
+            os.utime(path, ns=(mtime, mtime))
+        shutil.copytree(self._template, copy, copy_function=_link_or_copy)
+        return copy
+
+    def traced(self, store: Path, *options: str) -> Ending:
+        name, trace = self.scene.new.name, self.scene.path("trace")
+        return self.scene.puller.traced(store, name, trace, "-e", f"trace={strace.CHANGING}", *options, rollback=True)
+
+    def visible(self, store: Path) -> str:
+        """The version that is published, beside the other model; both are whole."""
+        found = assert_store_whole(store)
+        assert found.keys() == {self.scene.new.name, self.scene.other.name}
+        return found[self.scene.new.name]
+
+
+@pytest.fixture(scope="module")
+def rollbacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rollbacks]:
+    strace.needs_strace()
+    memory = Path("/dev/shm")
+    folder = tmp_path_factory.mktemp("rollbacks")
+    if os.access(memory, os.W_OK):  # a kill needs no slow disk
+        shutil.rmtree(memory / folder.name, ignore_errors=True)
+        folder = memory / f"syncd-{os.getpid()}-{folder.name}"
+        folder.mkdir()
+    try:
+        with ScriptedRegistry() as registry, Puller() as puller:
+            yield Rollbacks(Scene(registry, puller, folder.resolve()))
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_kill_at_any_call_of_a_rollback_leaves_one_version_whole_and_the_next_run_ends_it(
+    rollbacks: Rollbacks,
+) -> None:
+    scene = rollbacks.scene
+    old, new = scene.old.digest, scene.new.digest
+    clean = rollbacks.traced(rollbacks.store())
+    assert clean.done, clean.result
+    seen: set[tuple[str, str | None]] = set()
+    total = len(clean.calls)
+    for at in sorted({round(index * (total - 1) / (_SAMPLES - 1)) for index in range(_SAMPLES)}):
+        store = rollbacks.store()
+        kind = clean.calls[at].name
+        number = sum(call.name == kind for call in clean.calls[: at + 1])
+
+        ending = rollbacks.traced(store, "-e", f"inject={kind}:signal=KILL:when={number}")
+
+        assert ending.killed, (kind, number, ending.result)
+        now, pinned = rollbacks.visible(store), held(store, scene.new.name)
+        seen.add((now, pinned))
+        assert (now, pinned) in {(new, None), (new, old), (old, old)}, "it is never back without being pinned"
+        if now == new or list((store / ".syncd" / "leases").iterdir()):
+            assert rollbacks.traced(store).done, "the same command ends it"
+        assert (rollbacks.visible(store), held(store, scene.new.name)) == (old, old)
+        assert unreferenced_blobs(store) <= set(scene.new.blobs)
+    assert {(new, None), (old, old)} <= seen, "kills came before and after it was back"
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    if Path(source).parent.name in {"blobs", "keep"}:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from syncd.api import events
 from syncd.api.scrub import SCRUB, ScrubRequest
 from syncd.api.scrubbed import DamageLine, Scrubbed, ScrubDamage, ScrubMoment
-from syncd.cli import logs, place, words
+from syncd.cli import logs, mending, place, words
 from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.daemon.units import Rate
@@ -33,19 +33,28 @@ def _rate(_context: click.Context, _parameter: click.Parameter, value: str | Non
         raise click.BadParameter(str(error)) from error
 
 
-@click.command(epilog=examples("syncd scrub", "syncd scrub mistral:7b --max-rate 100MB/s"))
+@click.command(epilog=examples("syncd scrub", "syncd scrub mistral:7b --max-rate 100MB/s", "syncd scrub --repair"))
 @click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=stored_names)
 @click.option("--max-rate", metavar="RATE", callback=_rate, help='At most this many bytes a second, such as "50 MB/s".')
+@click.option("--repair", is_flag=True, help="Mend what is damaged: only the damaged parts are fetched.")
 @click.option("--anew", is_flag=True, help="Begin at the beginning, where an earlier one was interrupted.")
 @as_json
 @shared
 @click.pass_context
-def scrub(context: click.Context, names: tuple[str, ...], max_rate: Rate | None, *, anew: bool, as_json: bool) -> None:
+def scrub(
+    context: click.Context,
+    names: tuple[str, ...],
+    max_rate: Rate | None,
+    *,
+    repair: bool,
+    anew: bool,
+    as_json: bool,
+) -> None:
     """Read every blob of these models (of all, if none is named) from the disk itself, and find what has rotted.
 
     'syncd verify' may be shown what memory holds of a file; a scrub reads past it, and leaves it alone. It can be
-    interrupted at any moment, and goes on there when it is run again. The exit code is 6 if anything is damaged; what
-    is damaged counts as stored no longer, and 'syncd pull NAME' fetches what is wrong of it.
+    interrupted at any moment, and goes on there when it is run again. What is damaged counts as stored no longer. The
+    exit code is 6 if there is any, or with --repair if any is left.
     """
     wanted = tuple(str(ModelName.parse(name)) for name in names) or None
     session = Session.begin(context)
@@ -54,10 +63,12 @@ def scrub(context: click.Context, names: tuple[str, ...], max_rate: Rate | None,
     with _view(as_json=as_json) as view:
         told = place.of(session).operate(SCRUB, asked, view.hear, hint=_GOES_ON)
     sys.stdout.write(events.line(told) if as_json else _summary(told))
-    if told.damaged:
+    if repair and told.damages:
+        mending.mend(session, wanted, as_json=as_json)
+    elif told.damages:
         raise IntegrityError(
-            f"{words.count(told.damaged, 'damaged blob')} in {_looked_at(told)}",
-            hint="'syncd pull NAME' fetches what is wrong of it",
+            f"{words.count(len(told.damages), 'damaged blob')} in {_looked_at(told)}",
+            hint="'syncd scrub --repair' mends it, and fetches only what is damaged or missing",
         )
 
 

@@ -9,6 +9,7 @@ from syncd.api.scrub import scrub_info
 from syncd.daemon.inventory import Count, count
 from syncd.daemon.pinned import pins_info
 from syncd.daemon.settings import Loaded, ModelSettings
+from syncd.jobs.scrub_book import reviewed
 from syncd.oci.name import Reference
 from syncd.store import collected, scrubs
 from syncd.store.holds import Hold
@@ -47,7 +48,7 @@ def status(store: Store, loaded: Loaded, now: float) -> v1.Status:
         jobs=(),
         pins=pins_info(loaded, holds, held),
         collection=_collection(store, loaded),
-        scrub=scrub_info(scrubs.load(store.state), every=loaded.settings.scrub.every),
+        scrub=scrub_info(reviewed(store, scrubs.load(store.state)), every=loaded.settings.scrub.every),
     )
 
 

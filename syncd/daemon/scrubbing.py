@@ -55,6 +55,8 @@ class Scrubbing:
         self._chronicle = chronicle
         self._times = times
         self._on_damage = on_damage
+        self._woken = asyncio.Event()
+        self._work: asyncio.Task[None] | None = None
         self.book = book
 
     @property
@@ -65,25 +67,46 @@ class Scrubbing:
         """For whoever asks how things are."""
         return scrub_info(self.book.state, every=self._wished.every, now=self.book.now)
 
+    def poke(self) -> None:
+        """Something has changed: look whether what was damaged still is."""
+        self._woken.set()
+
     async def run(self) -> None:
         """It ends by cancellation, within a moment."""
         await self._plan(anew=False)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_settings(), name="settings of scrubs")
+            while True:
+                self._woken.clear()
+                if self.book.state.damaged:
+                    await self._review()
+                due = self.book.state.due
+                if due is not None and due <= self._times.wall():
+                    await self._scrub()
+                    continue
+                rest = _LOOK_EVERY if due is None else due - self._times.wall()
+                try:
+                    async with asyncio.timeout(min(max(rest, 0.0), _LOOK_EVERY)):
+                        await self._woken.wait()
+                except TimeoutError:
+                    continue
+
+    async def _follow_settings(self) -> None:
+        revision, known = self._settings.revision, self._wished
         while True:
-            revision, wished = self._settings.revision, self._wished
-            if self.book.state.damaged:
-                await self.book.review()
-            due = self.book.state.due
-            if due is not None and due <= self._times.wall():
-                await self._scrub(wished)
-                continue
-            rest = _LOOK_EVERY if due is None else due - self._times.wall()
-            try:
-                async with asyncio.timeout(min(max(rest, 0.0), _LOOK_EVERY)):
-                    await self._settings.changed(revision)
-            except TimeoutError:
-                continue
-            if self._wished.every != wished.every:
-                await self._plan(anew=True)
+            revision = await self._settings.changed(revision)
+            if self._wished != known:
+                if self._work is not None:
+                    self._work.cancel()  # it goes on where it was, in the new way
+                await self._plan(anew=self._wished.every != known.every)
+                known = self._wished
+                self.poke()
+
+    async def _review(self) -> None:
+        try:
+            await self.book.review()
+        except SyncdError as error:
+            log.warning("scrub.not_reviewed", error=error.message)
 
     async def _plan(self, *, anew: bool) -> None:
         """When the next one is. What an earlier life had in mind stays, unless the settings or the clock moved."""
@@ -94,20 +117,11 @@ class Scrubbing:
             due = min(state.due, now + wished.every)
         await self.book.schedule(due)
 
-    async def _scrub(self, wished: ScrubSettings) -> None:
+    async def _scrub(self) -> None:
         """One scrub, or as much of it as there is time for until the settings change."""
         async with asyncio.TaskGroup() as group:
-            work = group.create_task(self._whole(wished), name="scheduled scrub")
-            watch = group.create_task(self._until_other(wished), name="settings of scrubs")
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-            work.cancel()
-            watch.cancel()
-        if self._wished.every != wished.every:
-            await self._plan(anew=True)
-
-    async def _until_other(self, wished: ScrubSettings) -> None:
-        while self._wished == wished:
-            await self._settings.changed(self._settings.revision)
+            self._work = group.create_task(self._whole(self._wished), name="scheduled scrub")
+        self._work = None
 
     async def _whole(self, wished: ScrubSettings) -> None:
         log.info("scrub.begun", by="the schedule", goes_on=self.book.state.whole is not None)

@@ -167,6 +167,7 @@ class Daemon:
         self.reconcile.poke()
         self.collecting.poke()
         self.repairs.poke()
+        self.scrubbing.poke()
         for name in names:
             self.rollouts.published(name)
             self.fleet.published(name)

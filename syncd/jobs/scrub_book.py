@@ -130,8 +130,9 @@ class ScrubBook:
 
     async def review(self) -> None:
         """Forget damages that are none any more: a pull or a repair has mended the blob, or no model names it."""
-        before = self.state.damaged
-        gone = await in_thread(lambda: [one for one in before if not still_damaged(self._store, one)])
+        before = self.state
+        found = await in_thread(reviewed, self._store, before)
+        gone = [one for one in before.damaged if one not in found.damaged]
         for one in gone:
             self._drop({one.digest}, one.size)
         if gone:
@@ -188,6 +189,11 @@ def _noted(found: Damage, now: float) -> FoundDamage:
         detail=found.detail,
         found=now,
     )
+
+
+def reviewed(store: Store, state: ScrubState) -> ScrubState:
+    """``state`` without damages that are none any more. Blocks; raise ``SyncdError``."""
+    return changed(state, damaged=tuple(one for one in state.damaged if still_damaged(store, one)))
 
 
 def still_damaged(store: Store, found: FoundDamage) -> bool:

@@ -1,0 +1,86 @@
+"""The daemon mends by itself, and the servers that had the old file loaded load and prove the new one."""
+
+import hashlib
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd.store.root import Store
+from tests.daemon.servers import stand_ins
+from tests.pull.world import blob_file
+from tests.repair.world import flipped, unseen
+from tests.support.daemon import RunningDaemon, eventually
+from tests.support.models import build_model
+from tests.support.oracle import assert_store_whole
+from tests.support.registry import ModelHandle, ScriptedRegistry
+from tests.support.standin import StandIn
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[StandIn]]:
+    with Store.open(tmp_path / "models", create=True):
+        pass
+    with stand_ins(tmp_path / "models", 2) as running:
+        yield running
+
+
+def settings(servers: list[StandIn], *more: str) -> str:
+    """The first server may be proved, the others are left alone."""
+    proves = ["idle", *["never"] * (len(servers) - 1)]
+    tables = [
+        f'[[instances]]\nname = "gpu-{at}"\nurl = "{server.url}"\nprove = "{prove}"'
+        for at, (server, prove) in enumerate(zip(servers, proves, strict=True))
+    ]
+    return "\n".join((*more, *tables, '[probes]\nevery = "1s"\n[reload]\nsettle = "0s"'))
+
+
+def load(server: StandIn, model: str) -> None:
+    """As a user does who wants it to stay."""
+    body = json.dumps({"model": model, "prompt": "hi", "stream": False, "keep_alive": -1}).encode()
+    with urllib.request.urlopen(f"{server.url}/api/generate", body, timeout=10) as answer:
+        assert answer.status == 200
+
+
+def weights_of(daemon: RunningDaemon, model: ModelHandle) -> Path:
+    return daemon.store / "blobs" / blob_file(model.weights)
+
+
+def is_right(path: Path) -> bool:
+    return f"sha256-{hashlib.sha256(path.read_bytes()).hexdigest()}" == path.name
+
+
+def stands(daemon: RunningDaemon, server: str) -> dict[str, Any]:
+    """How the only model stands there."""
+    found: dict[str, Any] = next(one for one in daemon.status()["instances"] if one["name"] == server)["models"][0]
+    return found
+
+
+def test_what_a_verification_finds_is_mended_and_who_has_it_loaded_loads_it_anew(
+    registry: ScriptedRegistry, servers: list[StandIn], tmp_path: Path
+) -> None:
+    mistral = registry.add(build_model("mistral:7b"))
+    with RunningDaemon(tmp_path, settings(servers)) as daemon:
+        assert daemon.command("pull", mistral.name).returncode == 0
+        eventually(lambda: stands(daemon, "gpu-0")["state"] == "proved")
+        load(servers[0], mistral.name)
+        loads = len(servers[0].loads)
+        proved = stands(daemon, "gpu-0")["proved"]
+        unseen(flipped(5000))(weights_of(daemon, mistral))
+
+        found = daemon.command("verify")
+
+        assert found.returncode == 6, found.stderr
+        eventually(lambda: is_right(weights_of(daemon, mistral)))
+        eventually(lambda: len(servers[0].loads) > loads)
+        eventually(lambda: (stands(daemon, "gpu-0")["proved"] or "") > proved)
+        assert servers[0].unloads == [blob_file(mistral.weights)]
+        assert servers[1].loads == []
+        eventually(lambda: daemon.metric("syncd_blobs_corrupt") == 0)
+        assert daemon.metric("syncd_blobs_repaired_total") == 1
+        assert assert_store_whole(daemon.store) == {mistral.name: mistral.digest}
+        state = daemon.store / ".syncd" / "state"
+        eventually(lambda: not [one for one in state.iterdir() if one.name.startswith("renewed")])

@@ -5,6 +5,8 @@ from datetime import datetime
 
 from syncd.api import v1
 from syncd.api.collected import CollectionInfo
+from syncd.api.pinned import PinDrift, PinsInfo
+from syncd.api.scrubbed import ScrubDamage, ScrubInfo
 from syncd.cli import status_servers, words
 from syncd.cli.sheets import Row, Sheet, Tone, row
 from syncd.text import printable, size
@@ -40,6 +42,8 @@ def faults(found: v1.Status) -> list[str]:
     told += [f"settings: {found.settings.fault}"] if found.settings.fault else []
     told += [f"{one.name}: {one.reason or one.state}" for one in found.models if one.state in {"failing", "held"}]
     told += [f"{words.count(found.store.broken, 'manifest')} cannot be read"] if found.store.broken else []
+    told += [_damage(one) for one in found.scrub.damaged] if found.scrub else []
+    told += [_drift(one) for one in found.pins.drift] if found.pins else []
     return told + status_servers.faults(found)
 
 
@@ -63,8 +67,48 @@ def _head(found: v1.Status, now: float) -> tuple[Row, ...]:
     if store.broken:
         broken = f"{words.count(store.broken, 'manifest')} cannot be read: 'syncd list' names them"
         rows.append(Row(("BROKEN", broken), Tone.BAD))
+    rows += _scrub(found.scrub, now)
     rows += _collection(found.collection, now)
+    rows += _pins(found.pins)
     return tuple(Row(tuple(printable(cell, limit=1000) for cell in row.cells), row.tone) for row in rows)
+
+
+def _pins(found: PinsInfo | None) -> list[Row]:
+    """What is pinned beside the settings, and what is something else all the same."""
+    if found is None:
+        return []
+    file = f"{found.file}, " if found.file else ""
+    drifted = [Row(("DRIFT", _drift(one)), Tone.BAD) for one in found.drift]
+    return [Row(("pins", f"{file}{words.count(found.models, 'model')} pinned")), *drifted]
+
+
+def _drift(one: PinDrift) -> str:
+    there = _short(one.published) if one.published else "not here"
+    return f"{one.name} is {there}, and not {_short(one.pinned)}, to which {one.by} has it pinned"
+
+
+def _scrub(found: ScrubInfo | None, now: float) -> list[Row]:
+    """When everything was read over, and what came of it, where there is anything to say of it."""
+    if found is None:
+        return []
+    parts = []
+    if found.now is not None:
+        parts.append(f"running: {_progress(found.now.done, found.now.size)}")
+    elif found.interrupted:
+        parts.append("interrupted: the next one goes on there")
+    if last := found.last:
+        came = f"{words.count(last.damaged, 'blob')} damaged" if last.damaged else "every byte right"
+        parts.append(f"last {words.ago(now - _seconds(last.ended))}: {words.count(last.blobs, 'blob')}, {came}")
+        parts += [f"{words.count(last.buffered, 'blob')} read through the page cache"] if last.buffered else []
+    if found.next and found.now is None:
+        parts.append(f"next {_until(_seconds(found.next) - now)}")
+    rows = [Row(("scrub", ", ".join(parts)))] if parts else []
+    rows += [Row(("", f"failed: {found.failure}"), Tone.BAD)] if found.failure else []
+    return rows + [Row(("DAMAGED", _damage(one)), Tone.BAD) for one in found.damaged]
+
+
+def _damage(one: ScrubDamage) -> str:
+    return f"{', '.join(one.models)}: {one.kind.replace('_', ' ')}: {one.digest}"
 
 
 def _collection(found: CollectionInfo | None, now: float) -> list[Row]:
@@ -87,10 +131,13 @@ def _models(found: v1.Status, now: float) -> Sheet:
 
 def _model(one: v1.DesiredModel, now: float) -> Row:
     pulling = one.state == "pulling"
-    tone = Tone.BAD if one.state in {"failing", "held"} else Tone.MOVING if one.state != "published" else Tone.CALM
+    calm = one.state in {"published", "pinned"}
+    tone = Tone.BAD if one.state in {"failing", "held"} else Tone.CALM if calm else Tone.MOVING
     why = one.reason or ""
     if one.pending:
         why = f"{_short(one.pending)} waits{f': {why}' if why else ''}"
+    if one.moved_back:
+        why = f"{why}{'; ' if why else ''}the registry's tag has moved back to it"
     if one.failures:
         why = f"{why} ({words.count(one.failures, 'failure')})"
     return row(

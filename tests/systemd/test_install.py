@@ -72,6 +72,16 @@ def test_where_it_is_staged_does_not_show_however_long_its_path_is(tmp_path: Pat
     assert [path for path in root.rglob("*") if path.is_file() and str(root).encode() in path.read_bytes()] == []
 
 
+def test_man_and_the_shells_find_what_they_look_for(installed: Path, elsewhere: Path) -> None:
+    share = installed / "usr/local/share"
+
+    assert (share / "man/man1/syncd.1").read_text().startswith(".TH SYNCD 1 ")
+    assert "complete -o nosort -F _syncd_completion syncd" in (share / "bash-completion/completions/syncd").read_text()
+    assert (share / "zsh/site-functions/_syncd").read_text().startswith("#compdef syncd\n")
+    assert "complete --no-files --command syncd" in (share / "fish/vendor_completions.d/syncd.fish").read_text()
+    assert (elsewhere / "opt/syncd/share/man/man1/syncd.1").is_file()
+
+
 def test_settings_that_are_there_are_kept(elsewhere: Path) -> None:
     assert (elsewhere / "etc/syncd/syncd.toml").read_text() == _MINE
 

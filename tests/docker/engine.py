@@ -25,6 +25,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from tests.support.daemon import ROOT, UnixConnection
+from tests.support.needs import needs_root_and
 
 IMAGE = "syncd-tests:latest"
 _PROGRAMS = ("dockerd", "containerd", "runc", "setpriv")
@@ -36,15 +37,7 @@ _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # links into
 
 def needs_docker() -> None:
     """Skip, loudly, where no Engine can be started. In CI it must be possible."""
-    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
-    if os.geteuid() != 0:
-        _missing("that needs root")
-    if missing:
-        _missing(f"missing are {', '.join(missing)} (Debian: apt install docker.io)")
-
-
-def _missing(what: str) -> None:
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"NO DOCKER ENGINE WAS STARTED: {what}")
+    needs_root_and(_PROGRAMS, packages="docker.io", without="NO DOCKER ENGINE WAS STARTED")
 
 
 @dataclass(slots=True)

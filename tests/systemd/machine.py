@@ -19,30 +19,25 @@ from typing import Self
 
 import pytest
 
+from tests.support.needs import missing, needs_root_and
+
 CACHE_VARIABLE = "SYNCD_TEST_CACHE"
 DEBIAN_PYTHON = "/usr/bin/python3"
 _PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "setpriv", "apt-get")
 _PACKAGES = ("systemd", "systemd-sysv", "dbus", "procps", "python3")
+_WITHOUT = "NO SERVICE WAS INSTALLED AND BOOTED"
 _PATIENCE = 60.0  # seconds, for what takes one or two on an idle machine
 
 
 def needs_debians_python() -> None:
     """Skip, loudly, where the interpreter is missing that the tree has too. In CI it must be there."""
     if subprocess.run((DEBIAN_PYTHON, "-c", "import ensurepip, venv"), capture_output=True, check=False).returncode:
-        _missing(f"{DEBIAN_PYTHON} cannot make virtual environments (Debian: apt install python3-venv)")
+        missing(_WITHOUT, f"{DEBIAN_PYTHON} cannot make virtual environments (Debian: apt install python3-venv)")
 
 
 def needs_booted_systemd() -> None:
     """Skip, loudly, where no system can be booted. In CI it must be possible."""
-    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
-    if os.geteuid() != 0:
-        _missing("that needs root")
-    if missing:
-        _missing(f"missing are {', '.join(missing)} (Debian: apt install systemd-container debootstrap)")
-
-
-def _missing(what: str) -> None:
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"NO SERVICE WAS INSTALLED AND BOOTED: {what}")
+    needs_root_and(_PROGRAMS, packages="systemd-container debootstrap", without=_WITHOUT)
 
 
 def eventually(holds: Callable[[], object], what: str, *, seconds: float = _PATIENCE, every: float = 0.1) -> None:

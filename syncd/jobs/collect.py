@@ -129,7 +129,7 @@ class _References:
         fresh = {one.name.parts for one in self.models if self.now - one.modified <= GRACE_SECONDS}
         if not (rules.keep_previous or sought or fresh):
             return kept, frozenset()
-        current = {one.name.parts: one.manifest.digest for one in self.models}
+        current: dict[tuple[str, ...], Digest] = {one.name.parts: one.manifest.digest for one in self.models}
         for past in self.store.models.pasts():
             for digest in tuple(sought):
                 if (found := past.find(digest)) is not None:

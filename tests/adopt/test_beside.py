@@ -47,8 +47,8 @@ async def test_who_holds_the_name_is_waited_for(store: Store, source: Path, mist
     assert lock is not None
     with lock:
         adoption, waiting = begun(store, source)
-        await asyncio.wait_for(waiting.wait(), 20)
-    await asyncio.wait_for(adoption, 20)
+        await asyncio.wait_for(waiting.wait(), 60)
+    await asyncio.wait_for(adoption, 60)
 
     assert mistral.digest in assert_store_whole(store.path).values()
 
@@ -60,9 +60,9 @@ async def test_a_removal_while_it_is_adopted_stops_it_and_the_source_stays(
     assert lock is not None
     with lock:
         adoption, waiting = begun(store, source)
-        await asyncio.wait_for(waiting.wait(), 20)
+        await asyncio.wait_for(waiting.wait(), 60)
         store.locks.mark_removal(MISTRAL)
-        endings = await asyncio.wait_for(adoption, 20)
+        endings = await asyncio.wait_for(adoption, 60)
 
     assert isinstance(endings["mistral:7b"], CancelledByRemovalError)
     assert mistral.digest not in assert_store_whole(store.path).values()

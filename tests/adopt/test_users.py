@@ -159,7 +159,7 @@ def test_an_interrupted_adoption_ends_with_its_helper_and_goes_on_when_it_is_run
         os.killpg(running.pid, number) if number == signal.SIGINT else running.kill()
         assert running.stderr is not None
         told = running.stderr.read()  # to its end: whoever holds it is gone then
-        running.wait(30)
+        running.wait(60)
     if number == signal.SIGINT:
         assert running.returncode == 128 + number
         assert b"run the same command to go on where it stopped" in told

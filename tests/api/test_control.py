@@ -82,19 +82,19 @@ async def test_a_client_that_leaves_ends_its_verification(tmp_path: Path, monkey
     async with daemon(tmp_path) as world:
         monkeypatch.setattr(world.service, "verify", endless)
         async with over_unix(world) as client, client.post("/syncd/v1/verify", json={}):
-            await asyncio.wait_for(begun.wait(), 5)
-        await asyncio.wait_for(ended.wait(), 5)
+            await asyncio.wait_for(begun.wait(), 30)
+        await asyncio.wait_for(ended.wait(), 30)
 
 
 async def test_what_happens_is_told_as_it_happens(tmp_path: Path) -> None:
     async with daemon(tmp_path) as world, over_unix(world) as client:
         async with client.get("/syncd/v1/events") as response:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while not world.service.happening:
                     await asyncio.sleep(0.01)
             world.service.announce("settings.applied")
             assert json.loads(await response.content.readline())["event"] == "settings.applied"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while world.service.happening:
                 await asyncio.sleep(0.01)
 

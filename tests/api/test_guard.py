@@ -78,7 +78,7 @@ async def test_a_target_is_no_way_around_the_host_header(tmp_path: Path, target:
     async with daemon(tmp_path) as world:
         reader, writer = await asyncio.open_connection(*world.address.split(":"))
         writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(), 5)
+        answer = await asyncio.wait_for(reader.read(), 30)
         writer.close()
     assert answer.split()[1] == code
 
@@ -88,7 +88,7 @@ async def test_who_asks_for_a_head_gets_one_and_no_stream(tmp_path: Path, path: 
     async with daemon(tmp_path) as world:
         reader, writer = await asyncio.open_unix_connection(world.socket)
         writer.write(f"HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        answer = await asyncio.wait_for(reader.read(), 5)
+        answer = await asyncio.wait_for(reader.read(), 30)
         writer.close()
     assert answer.split()[1] == b"200"
     assert answer.endswith(b"\r\n\r\n")
@@ -268,7 +268,7 @@ async def test_what_is_no_http_is_answered_and_logged_without_its_bytes(tmp_path
         async with daemon(tmp_path) as world:
             reader, writer = await asyncio.open_unix_connection(world.socket)
             writer.write(head)
-            answer = await asyncio.wait_for(reader.read(), 5)
+            answer = await asyncio.wait_for(reader.read(), 30)
             writer.close()
             await writer.wait_closed()
     assert answer.startswith(b"HTTP/1.")
@@ -285,7 +285,7 @@ async def test_a_head_that_is_too_large_is_refused(tmp_path: Path, head: bytes) 
     async with daemon(tmp_path) as world:
         reader, writer = await asyncio.open_unix_connection(world.socket)
         writer.write(head + b"\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(), 5)
+        answer = await asyncio.wait_for(reader.read(), 30)
         writer.close()
         await writer.wait_closed()
     assert answer.split()[1] == b"400"
@@ -316,7 +316,7 @@ async def test_odd_requests_are_answered_without_a_crash(tmp_path: Path, what: s
         async with daemon(tmp_path) as world:
             reader, writer = await asyncio.open_unix_connection(world.socket)
             writer.write(ODD[what])
-            answer = await asyncio.wait_for(reader.readline(), 5)
+            answer = await asyncio.wait_for(reader.readline(), 30)
             async with over_unix(world) as client, client.get("/api/version") as response:
                 assert response.status == 200
             writer.close()

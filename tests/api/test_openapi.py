@@ -136,7 +136,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with capture_logs() as logs:
         thread = threading.Thread(target=asyncio.run, args=(serve(),))
         thread.start()
-        address, loop, stop = ready.get(timeout=20)
+        address, loop, stop = ready.get(timeout=60)
         try:
             yield address
         finally:
@@ -178,6 +178,6 @@ def test_whatever_is_sent_is_answered_as_the_file_says(url: str, name: str, mode
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     def check(case: schemathesis.Case) -> None:
         headers = {"Authorization": "Bearer fuzz"}
-        case.call_and_validate(base_url=url, headers=headers, checks=CHECKS[mode], timeout=10)
+        case.call_and_validate(base_url=url, headers=headers, checks=CHECKS[mode], timeout=60)
 
     check()

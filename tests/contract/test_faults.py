@@ -120,7 +120,7 @@ def test_it_stalls_until_the_rule_is_lifted(
         assert registry.bytes_served(model.weights) == (after or 0)
 
         rule.lift()
-        asking.join(10)
+        asking.join(30)
     assert answers[0].body == weights
 
 
@@ -132,11 +132,11 @@ def test_a_registry_can_be_closed_while_a_connection_stalls() -> None:
         with socket.create_connection(("127.0.0.1", int(closing.host.partition(":")[2]))) as connection:
             connection.sendall(f"GET {blob_path(model)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             closing.wait_until(lambda r: len(r.requests) == 1)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 50
 
 
 def test_it_throttles_one_connection_among_fast_ones(registry: ScriptedRegistry, model: ModelHandle) -> None:
-    registry.throttle(4 * MIB, times=1, sticky=True)
+    registry.throttle(MIB, times=1, sticky=True)
     with Client(registry.host) as slow, Client(registry.host) as fast:
         seconds = []
         for client in (slow, fast, slow):
@@ -144,9 +144,9 @@ def test_it_throttles_one_connection_among_fast_ones(registry: ScriptedRegistry,
             get(client, model, f"bytes=0-{MIB - 1}")
             seconds.append(time.monotonic() - began)
 
-    assert seconds[0] > 0.2
-    assert seconds[2] > 0.2
-    assert seconds[1] < 0.15
+    assert seconds[0] > 0.8
+    assert seconds[2] > 0.8
+    assert seconds[1] < 0.8
 
 
 def test_it_flips_one_bit(client: Client, registry: ScriptedRegistry, model: ModelHandle, weights: bytes) -> None:
@@ -197,7 +197,7 @@ def test_an_endless_body_ends_when_the_client_hangs_up(registry: ScriptedRegistr
         while taken < 4 * SIZE:
             taken += len(connection.recv(1 << 18))
 
-    registry.wait_until(lambda r: r.requests[-1].finished, seconds=5)
+    registry.wait_until(lambda r: r.requests[-1].finished, seconds=30)
 
 
 def test_it_lies_about_ranges(client: Client, registry: ScriptedRegistry, model: ModelHandle, weights: bytes) -> None:

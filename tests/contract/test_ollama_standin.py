@@ -194,14 +194,14 @@ def test_a_process_is_steered_on_its_own_port(store: Path, mistral: Model) -> No
         assert ask(url, "/_standin/orders", {"what": "nonsense"}).status == 400
         assert ask(url, "/_standin/nonsense").status == 404
         running.send_signal(signal.SIGTERM)
-        assert running.wait(10) == 0
+        assert running.wait(60) == 0
 
 
 def test_a_process_dies_when_told_to(store: Path) -> None:
     with process(store) as (running, url):
         with pytest.raises(OSError, match=r"reset|closed|without response"):
             ask(url, "/_standin/die", "")
-        assert running.wait(10) == 137
+        assert running.wait(60) == 137
 
 
 def test_a_process_takes_ollamas_own_settings_from_the_environment(
@@ -272,7 +272,7 @@ def test_on_a_read_only_mount_it_does_not_start_where_it_has_something_to_change
 
     with process(store, prefix=read_only) as (running, url):
         assert url == ""
-        assert running.wait(10) == 1
+        assert running.wait(60) == 1
 
 
 # Eight on one folder

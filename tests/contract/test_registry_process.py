@@ -33,7 +33,7 @@ def process() -> Iterator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
 
 def control(introduction: dict[str, Any], method: str = "", arguments: dict[str, Any] | None = None) -> Any:
     body = None if arguments is None else json.dumps(arguments).encode()
-    with urllib.request.urlopen(f"{introduction['control']}/{method}", body, timeout=10) as answer:
+    with urllib.request.urlopen(f"{introduction['control']}/{method}", body, timeout=30) as answer:
         return json.load(answer)
 
 
@@ -53,7 +53,7 @@ def test_a_registry_process_can_be_steered_and_asked(
     assert counts["served"][model["weights"]] == 1000 + model["blobs"][model["weights"]]
     assert (counts["blob_requests"], counts["fired"]) == (2, [1])
     running.send_signal(signal.SIGTERM)
-    assert running.wait(10) == 0
+    assert running.wait(60) == 0
 
 
 @pytest.mark.parametrize(("method", "arguments"), [("add", {}), ("throttle", {"nonsense": 1})])
@@ -71,13 +71,13 @@ def test_it_speaks_tls_to_those_who_trust_its_authority(tmp_path: Path) -> None:
     with ScriptedRegistry(tls=authority.server) as registry:
         model = registry.add(build_model("mistral:7b"))
         trusting = ssl.create_default_context(cafile=str(authority.ca_file))
-        connection = http.client.HTTPSConnection(registry.host, context=trusting, timeout=10)
+        connection = http.client.HTTPSConnection(registry.host, context=trusting, timeout=30)
         connection.request("GET", f"/v2/{model.repository}/manifests/{model.tag}")
         with connection.getresponse() as answer:
             assert answer.read() == model.manifest
         connection.close()
 
-        strange = http.client.HTTPSConnection(registry.host, context=ssl.create_default_context(), timeout=10)
+        strange = http.client.HTTPSConnection(registry.host, context=ssl.create_default_context(), timeout=30)
         with pytest.raises(ssl.SSLCertVerificationError):
             strange.request("GET", "/v2/")
         strange.close()

@@ -60,7 +60,7 @@ def attached(pid: int, output: Path, *options: str) -> Iterator[None]:
         first = process.stderr.readline()
         assert "attached" in first, f"strace: {first}{process.stderr.read()}"
         yield
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 def read(trace: Path) -> list[Call]:

@@ -45,9 +45,9 @@ def instance(name: str, url: str, *, prove: Prove = Prove.IDLE) -> InstanceSetti
 
 
 def probes(
-    *, every: float = 0.1, deep_every: float = 30.0, timeout: float = 1.0, proof_timeout: float = 5.0
+    *, every: float = 0.1, deep_every: float = 30.0, timeout: float = 10.0, proof_timeout: float = 30.0
 ) -> ProbeSettings:
-    """Faster than settings may ask for."""
+    """Looks faster than settings may ask for; servers have the time that they take on a busy machine."""
     return ProbeSettings(
         every=ProbeInterval(every),
         deep_every=DeepProbeInterval(deep_every),
@@ -104,7 +104,7 @@ class FleetWorld:
         await self.until(lambda: self.word(model, server) is word)
         return self.cell(model, server)
 
-    async def until(self, is_so: Callable[[], object], seconds: float = 10.0) -> None:
+    async def until(self, is_so: Callable[[], object], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not is_so():
             assert time.monotonic() < deadline, self.fleet.matrix()

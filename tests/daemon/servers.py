@@ -84,13 +84,14 @@ def settings(
     models: Sequence[ModelSettings] = (),
     at_once: int = 1,
     settle: float = SETTLE,
-    proof_timeout: float = 5.0,
+    timeout: float = 10.0,
+    proof_timeout: float = 30.0,
 ) -> Settings:
     return Settings(
         models=tuple(models),
         instances=instances,
         probes=ProbeSettings(
-            every=ProbeInterval(1.0), timeout=ProbeTimeout(1.0), proof_timeout=ProofTimeout(proof_timeout)
+            every=ProbeInterval(1.0), timeout=ProbeTimeout(timeout), proof_timeout=ProofTimeout(proof_timeout)
         ),
         reload=ReloadSettings(max_unavailable=at_once, settle=Settle(settle)),
     )
@@ -111,7 +112,7 @@ class World:
     async def pulled(self, name: str, *, by: str = "a test") -> None:
         job = self.board.pull(Reference.parse(name), asked_by=by)
         view = job.view
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while view.state is JobState.RUNNING:
                 view = await job.changed(view.revision)
         assert view.state is JobState.DONE, view.error
@@ -123,7 +124,7 @@ class World:
         found = self.rollout(name)
         return list(found.passed) if found else []
 
-    async def ends(self, name: str, state: State, *, seconds: float = 20.0) -> Rollout:
+    async def ends(self, name: str, state: State, *, seconds: float = 60.0) -> Rollout:
         """The model's rollout comes to this end."""
         await self.until(lambda: (one := self.rollout(name)) is not None and one.state is state, seconds=seconds)
         found = self.rollout(name)
@@ -135,7 +136,7 @@ class World:
         await self.pulled(name)
         return await self.ends(name, State.DONE)
 
-    async def until(self, condition: Callable[[], object], *, seconds: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], object], *, seconds: float = 60.0) -> None:
         try:
             async with asyncio.timeout(seconds):
                 while not condition():

@@ -2,11 +2,11 @@
 
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,9 +156,11 @@ def test_a_removal_through_the_daemon_is_one(daemon: RunningDaemon, mistral: Mod
 
 
 def test_a_list_through_the_daemon_takes_no_time(daemon: RunningDaemon) -> None:
-    began = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert daemon.command("list").returncode == 0
-    assert time.monotonic() - began < 3  # 0.4 s on a machine with nothing else to do
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The processor's, of processes that have ended: the clock sees what else the machine does.
+    assert used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
 # Whose the pulls are.
@@ -184,7 +186,7 @@ def test_who_goes_away_leaves_a_pull_that_goes_on_and_can_be_joined(
     first = start(daemon, "pull", slow.name)
     registry.wait_until(lambda it: it.bytes_served() >= MIB)
     first.send_signal(number)
-    shown, errors = first.communicate(timeout=15)
+    shown, errors = first.communicate(timeout=60)
 
     assert (first.returncode, shown) == (128 + number, "")
     assert f"\ninterrupted; the daemon goes on; 'syncd cancel {slow.name}' stops it, " in errors
@@ -204,7 +206,7 @@ def test_a_cancelled_pull_ends_for_all_who_watch_it(
     registry.wait_until(lambda it: it.bytes_served() >= MIB)
 
     done = daemon.command("cancel", slow.name)
-    ends = [one.communicate(timeout=15) for one in watching]
+    ends = [one.communicate(timeout=60) for one in watching]
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{slow.name}: cancelled (job ")
@@ -222,7 +224,7 @@ def test_a_job_is_cancelled_by_its_id(daemon: RunningDaemon, registry: ScriptedR
     (told,) = objects(daemon.command("cancel", "--json", job["id"]).stdout)
 
     assert [one["id"] for one in told["cancelled"]] == [job["id"]]
-    watching.communicate(timeout=15)
+    watching.communicate(timeout=60)
     assert watching.returncode == 1
 
 
@@ -232,7 +234,7 @@ def test_a_daemon_that_dies_is_told_of_and_not_replaced(
     watching = start(daemon, "pull", slow.name)
     registry.wait_until(lambda it: it.bytes_served() >= MIB)
     daemon.kill()
-    _, errors = watching.communicate(timeout=15)
+    _, errors = watching.communicate(timeout=60)
 
     assert watching.returncode == 1
     assert f"the daemon at {daemon.socket} went away\nhint: " in errors
@@ -274,7 +276,7 @@ def test_a_socket_that_refuses_this_user_is_an_error() -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     assert done.returncode == 4, done.stderr
@@ -339,7 +341,7 @@ def test_a_watch_shows_one_status_after_another(daemon: RunningDaemon) -> None:
     daemon.kill()
     without = json.loads(watching.stdout.readline())
     watching.send_signal(signal.SIGINT)
-    watching.communicate(timeout=15)
+    watching.communicate(timeout=60)
 
     assert first["daemon"] == second["daemon"] != without.get("daemon")
     assert watching.returncode == 130

@@ -167,7 +167,7 @@ async def test_the_next_life_goes_on_with_a_rollout(
 async def test_a_server_that_hangs_halts_the_rollout_and_speaks_not_against_the_version(
     registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path, servers: list[StandIn]
 ) -> None:
-    async with life(store_path, settings(*instances(servers))) as world:
+    async with life(store_path, settings(*instances(servers), timeout=2.0, proof_timeout=5.0)) as world:
         await world.rolled_out(mistral.name)
         newer = registry.add(build_model("mistral:7b", seed=2))
         servers[0].hang()

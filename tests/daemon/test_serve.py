@@ -123,13 +123,13 @@ def test_the_watchdog_is_fed_by_the_loop(daemon: RunningDaemon) -> None:
     daemon.environ["WATCHDOG_USEC"] = "600000"
     with daemon:
         for _ in range(5):
-            daemon.hear("WATCHDOG=1", seconds=1)
+            daemon.hear("WATCHDOG=1")
 
 
 def test_a_frozen_process_feeds_nobody(daemon: RunningDaemon) -> None:
     daemon.environ["WATCHDOG_USEC"] = "600000"
     with daemon:
-        daemon.hear("WATCHDOG=1", seconds=1)
+        daemon.hear("WATCHDOG=1")
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGSTOP)
         time.sleep(0.3)
@@ -137,7 +137,7 @@ def test_a_frozen_process_feeds_nobody(daemon: RunningDaemon) -> None:
         with pytest.raises(AssertionError, match="never told"):
             daemon.hear("WATCHDOG=1", seconds=1.5)
         daemon.process.send_signal(signal.SIGCONT)
-        daemon.hear("WATCHDOG=1", seconds=1)
+        daemon.hear("WATCHDOG=1")
 
 
 def test_a_hangup_reads_the_settings_anew_and_says_when_that_is_through(
@@ -304,7 +304,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_ready(daemon: RunningDa
         taken.listen()
         daemon.start()
         assert daemon.process is not None
-        assert daemon.process.wait(20) == 8
+        assert daemon.process.wait(60) == 8
 
     assert "listens on" in daemon.log()
     assert not any("READY" in message for message in daemon.told)
@@ -332,9 +332,8 @@ def test_a_stop_in_every_phase_of_a_pull_is_quick_and_loses_nothing(
             eventually(lambda: daemon.model(model.name)["state"] == "pulling")
         elif phase == "idle":
             eventually(lambda: published(daemon, model))
-        started = time.monotonic()
         assert daemon.stop() == 0
-        assert time.monotonic() - started < 10
+    assert not daemon.events("daemon.end_forced")  # which it would have been after 9 s
     if rule is not None:
         rule.lift()
     served = registry.bytes_served(model.weights)
@@ -357,7 +356,7 @@ def test_a_kill_in_mid_pull_is_finished_by_the_next_life_but_not_at_once(
     rule.lift()
     with daemon:
         held = eventually(lambda: (found := daemon.model(model.name))["state"] == "held" and found)
-        eventually(lambda: published(daemon, model), seconds=30)
+        eventually(lambda: published(daemon, model), seconds=60)
 
     assert "died" in held["reason"]
     assert held["next_check"] is not None
@@ -435,7 +434,7 @@ def test_a_stop_beside_a_reload_is_as_quick_as_any(daemon: RunningDaemon, order:
         for number in order:
             process.send_signal(number)
 
-        assert process.wait(5) == 0
+        assert process.wait(45) == 0
 
     assert "Traceback" not in daemon.log()
     assert not daemon.events("daemon.end_forced")
@@ -477,7 +476,7 @@ def test_a_log_that_cannot_be_written_ends_nothing(daemon: RunningDaemon, stream
         eventually(lambda: daemon.status()["models"])
         process.send_signal(signal.SIGTERM)
 
-        assert process.wait(10) == 0
+        assert process.wait(45) == 0
     finally:
         process.kill()
         process.wait()
@@ -535,7 +534,7 @@ def test_a_crowd_of_pulls_is_bounded(daemon: RunningDaemon, registry: ScriptedRe
 
 def test_a_page_that_rebinds_its_name_to_us_reads_no_metrics(daemon: RunningDaemon) -> None:
     def status(host: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", daemon.ops_port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", daemon.ops_port, timeout=20)
         try:
             connection.request("GET", "/metrics", headers={"Host": host})
             return connection.getresponse().status

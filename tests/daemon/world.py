@@ -96,11 +96,11 @@ class World:
     def told(self, event: str) -> list[Event]:
         return [one for one in self.events if one.event == event]
 
-    async def becomes(self, name: str, state: str, *, seconds: float = 10.0) -> DesiredModel:
+    async def becomes(self, name: str, state: str, *, seconds: float = 60.0) -> DesiredModel:
         await self.until(lambda: self.shown(name).state == state, seconds=seconds)
         return self.shown(name)
 
-    async def until(self, condition: Callable[[], object], *, seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], object], *, seconds: float = 60.0) -> None:
         try:
             async with asyncio.timeout(seconds):
                 while not condition():

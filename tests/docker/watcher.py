@@ -67,7 +67,7 @@ class Watcher:
         assert self.discovery is not None
         return self.discovery.faults
 
-    async def until(self, holds: Callable[[], object], *, seconds: float = 30.0) -> None:
+    async def until(self, holds: Callable[[], object], *, seconds: float = 60.0) -> None:
         try:
             async with asyncio.timeout(seconds):
                 while not holds():

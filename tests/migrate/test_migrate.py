@@ -379,7 +379,7 @@ def test_ctrl_c_ends_it_in_order_and_says_how_to_go_on(spoilt: Host) -> None:
             break
     time.sleep(0.3)  # into the transfer
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     spoilt.registry.heal()
 
     assert process.returncode == 128 + signal.SIGINT

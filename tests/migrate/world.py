@@ -250,4 +250,4 @@ def requests(host: Host, model: str) -> Iterator[list[int]]:
         finally:
             ended.set()
             for one in running:
-                one.result(timeout=20)
+                one.result(timeout=60)

@@ -26,7 +26,7 @@ CASES = tuple(ROOT / "tests" / "monitoring" / name for name in ("alerts.test.yml
 RUNBOOK = ROOT / "docs" / "runbook.md"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "syncd.json"
 
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 45.0
 
 
 def load(path: Path) -> Any:

@@ -184,7 +184,7 @@ def test_when_the_one_who_downloads_is_ended_another_takes_over_from_its_journal
     ended = [one.ended() for one in waiting]
     assert {event["digest"] for event in ended} == {large.digest}
     assert {one.process.returncode for one in waiting} == {0}
-    assert downloading.process.wait(20) == (-number if number == signal.SIGKILL else 128 + number)
+    assert downloading.process.wait(60) == (-number if number == signal.SIGKILL else 128 + number)
     assert assert_store_whole(store_path) == {large.name: large.digest}
     assert before >= half
     # What was in no whole chunk yet is fetched again, and nothing else.

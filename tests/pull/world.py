@@ -103,7 +103,7 @@ def prune_as_ollama(path: Path, digests: Iterable[str]) -> None:
         (path / "blobs" / blob_file(digest)).unlink(missing_ok=True)
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Wait for ``condition()``, or fail."""
     async with asyncio.timeout(seconds):
         while not condition():

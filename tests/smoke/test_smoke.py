@@ -107,7 +107,7 @@ def test_a_slow_server_does_not_lower_the_rate(smoke: Smoker, server: StandIn) -
     assert done.code == 0, done.errors
     began = sorted(one.began for path in TEXT for one in server.requests(path))
     assert len(began) == 50
-    assert began[-1] - began[0] < 5  # waiting for each answer, one after another, takes 40 s
+    assert began[-1] - began[0] < 20  # waiting for each answer, one after another, takes 40 s
     assert done.report["since_due"]["p50"] >= 0.8
 
 

@@ -15,7 +15,7 @@ from tests.support.ports import free_port
 from tests.support.registry import ModelHandle
 
 BINARY = "docker-registry"
-_READY_SECONDS = 20.0
+_READY_SECONDS = 60.0
 _START_ATTEMPTS = 3
 _PUSHABLE = 64 << 20  # bytes: larger blobs are placed in its storage
 

@@ -21,7 +21,7 @@ class Answer:
 class Client:
     """One connection to ``host`` (``127.0.0.1:PORT``), reopened when the other side closed it."""
 
-    def __init__(self, host: str, *, timeout: float = 10.0) -> None:
+    def __init__(self, host: str, *, timeout: float = 30.0) -> None:
         self._connection = http.client.HTTPConnection(host, timeout=timeout)
 
     def __enter__(self) -> Self:

@@ -70,7 +70,7 @@ class ScriptedDaemon:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(30)
         self.path.unlink(missing_ok=True)
 
     def _start(self, target: Callable[..., None], *args: object) -> None:

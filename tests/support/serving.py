@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-_PATIENCE = 20.0  # seconds for a call into the loop
+_PATIENCE = 60.0  # seconds for a call into the loop
 
 
 class LoopThread:

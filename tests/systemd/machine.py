@@ -113,7 +113,7 @@ class Machine:
             return
         self._nspawn.terminate()  # nspawn asks the machine to power off
         try:
-            self._nspawn.wait(20)
+            self._nspawn.wait(60)
         except subprocess.TimeoutExpired:
             self._nspawn.kill()
             self._nspawn.wait()

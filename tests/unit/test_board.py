@@ -81,7 +81,7 @@ class Bench:
 
 
 async def ended(job: Job) -> JobView:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         view = job.view
         while view.state is JobState.RUNNING:
             view = await job.changed(view.revision)

@@ -45,7 +45,7 @@ class Cli:
             cwd=self.home,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
 
@@ -390,7 +390,7 @@ def test_a_signal_leaves_a_pull_that_the_next_one_resumes(
     process = cli.start("pull", "--connections", "1", slow)
     registry.wait_until(lambda it: it.bytes_served() >= 40 * MIB)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=15)
+    output, errors = process.communicate(timeout=60)
 
     assert process.returncode == 128 + number
     assert output == ""
@@ -406,7 +406,7 @@ def test_an_interruption_is_an_event_for_programs(cli: Cli, registry: ScriptedRe
     process = cli.start("pull", "--json", endless)
     registry.wait_until(lambda it: it.bytes_served() >= MIB)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=15)
+    output, _ = process.communicate(timeout=60)
 
     assert objects(output)[-1] == {
         "event": "error",
@@ -437,7 +437,7 @@ def test_a_removal_cancels_the_pull_of_that_name(cli: Cli, registry: ScriptedReg
     registry.wait_until(lambda it: it.bytes_served() >= MIB)
 
     removed = cli("rm", endless)
-    _, errors = process.communicate(timeout=15)
+    _, errors = process.communicate(timeout=60)
 
     assert removed.stdout == f"{endless}: its pull was cancelled; no such model was visible\n"
     assert process.returncode == 1
@@ -469,7 +469,7 @@ running.run(stubborn())
         process.send_signal(signal.SIGINT)
         assert output.readline() == "asked\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
 
 
 # Users.

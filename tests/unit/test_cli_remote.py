@@ -189,7 +189,7 @@ def test_a_hung_daemon_is_an_error_and_not_worked_around(
 
     assert code == 1
     assert "has not answered for 0.3 s" in errors
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_daemon_that_accepts_nobody_is_an_error_too(syncd: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_a_socket_that_refuses_this_user_is_never_worked_around(open_path: Path,
             | {"SYNCD_SOCKET": str(folder / "syncd.sock"), "SYNCD_STORE": str(open_path / "models")},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     assert done.returncode == 4, done.stderr

@@ -78,7 +78,7 @@ def test_it_stops_soon_when_it_is_told_to_though_nothing_comes(ends: tuple[socke
         time.sleep(0.1)
         assert waiting.waiting_since is not None  # so that the watch can see it stall
         stop.set()
-        thread.join(2)
+        thread.join(20)
 
     assert not thread.is_alive()
 
@@ -87,6 +87,6 @@ async def test_a_reset_is_a_broken_connection() -> None:
     server = await asyncio.start_server(lambda _, writer: writer.transport.abort(), "127.0.0.1", 0)
     async with server:
         peer = socket.create_connection(server.sockets[0].getsockname())
-        peer.settimeout(2)
+        peer.settimeout(20)
         with RawBody(peer, b"", 10, what="a blob") as raw, pytest.raises(RegistryUnavailableError, match="a blob"):
             await asyncio.to_thread(raw.read_into, memoryview(bytearray(10)))

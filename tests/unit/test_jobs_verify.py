@@ -147,9 +147,9 @@ async def test_a_model_that_was_removed_meanwhile_has_no_faults(store: Store) ->
     assert (await verify(store, None, on_progress=remove_it)).faults == ()
 
 
-async def test_a_cancelled_verification_ends_within_a_second(store: Store) -> None:
+async def test_a_cancelled_verification_ends_in_mid_blob(store: Store) -> None:
     publish(store, WEIGHTS, CONFIG)
-    size = 512 << 20
+    size = 64 << 30  # half a minute of hashing and more; it has no bytes on the disk
     raw = manifest_path(store).read_bytes().replace(b'"size": %d' % len(WEIGHTS), b'"size": %d' % size)
     manifest_path(store).write_bytes(raw)
     path = blob_path(store, descriptor(WEIGHTS))
@@ -168,4 +168,4 @@ async def test_a_cancelled_verification_ends_within_a_second(store: Store) -> No
     with pytest.raises(asyncio.CancelledError):
         await job
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10

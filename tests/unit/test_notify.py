@@ -14,7 +14,7 @@ from syncd.daemon.notify import Notifier
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
-        listening.settimeout(5)
+        listening.settimeout(30)
         yield listening
 
 
@@ -52,7 +52,7 @@ def test_stopping_and_pings_are_said(manager: socket.socket, notifier: Notifier)
 def test_the_abstract_namespace_is_understood() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind("\0syncd-test-notify")
-        listening.settimeout(5)
+        listening.settimeout(30)
 
         Notifier.of({"NOTIFY_SOCKET": "@syncd-test-notify"}, 1).alive()
 

@@ -121,7 +121,7 @@ async def test_a_compressed_manifest_is_refused() -> None:
 
 
 async def test_a_manifest_that_stops_half_way_is_asked_for_again() -> None:
-    async with serving(registry) as server, client(read_timeout=0.3) as it:
+    async with serving(registry) as server, client(read_timeout=2.0) as it:
         halves = [
             Reply(body=MANIFEST[:50], announced=len(MANIFEST), close=True),
             Reply(body=b"x", announced=9, hang=True),

@@ -233,10 +233,10 @@ async def test_a_command_that_cannot_be_run_is_named() -> None:
 
 async def test_a_command_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
     code = f"sleep 60 & echo $! > {tmp_path / 'pid'}; wait"
-    with pytest.raises(CommandFailedError, match=r"not done after 0\.5 s"):
-        await commands.run(("/bin/sh", "-c", code), within=0.5)
+    with pytest.raises(CommandFailedError, match=r"not done after 2 s"):
+        await commands.run(("/bin/sh", "-c", code), within=2.0)
     child = Path("/proc") / (tmp_path / "pid").read_text().strip()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while child.exists() and "zombie" not in (child / "status").read_text():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -247,4 +247,4 @@ async def test_what_a_command_leaves_running_is_not_waited_for(tmp_path: Path) -
     began = time.monotonic()
     await commands.run(("/bin/sh", "-c", code), within=30)
     assert time.monotonic() - began < 20
-    await commands.run(("/bin/kill", (tmp_path / "pid").read_text().strip()), within=10)
+    await commands.run(("/bin/kill", (tmp_path / "pid").read_text().strip()), within=30)

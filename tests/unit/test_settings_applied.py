@@ -60,7 +60,7 @@ async def running(
 
 
 async def until(applied: AppliedSettings, holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not holds():
             await applied.changed(applied.revision)
 

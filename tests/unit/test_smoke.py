@@ -142,7 +142,7 @@ async def test_a_slow_server_does_not_lower_the_rate() -> None:
     late = [at - begun - number / 100 for number, (at, _, _) in enumerate(world.sent)]
     assert len(world.sent) == 50
     assert min(late) >= -0.002
-    assert max(late) < 2  # a closed loop would need 15 s
+    assert max(late) < 10  # a closed loop would need 15 s
 
 
 async def test_what_gets_no_turn_is_counted_as_not_sent() -> None:

@@ -75,7 +75,7 @@ def test_a_killed_holders_lease_keeps_its_blobs_for_a_week(store: Store) -> None
         assert store.leases.all(time.time())[0].live
         assert store.leases.of_name(ModelName.parse("MISTRAL:7b")) is not None
         holder.send_signal(signal.SIGKILL)
-        holder.wait(10)
+        holder.wait(60)
 
     (soon,) = store.leases.all(time.time() + LEASE_SECONDS - 60)
     (later,) = store.leases.all(time.time() + LEASE_SECONDS + 60)

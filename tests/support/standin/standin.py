@@ -12,7 +12,7 @@ from tests.support.standin.orders import INFERENCE, Asked, Ledger, Load, Order, 
 from tests.support.standin.server import Server
 from tests.support.standin.settings import Settings
 
-_PATIENCE = 20.0  # seconds for what a test waits for
+_PATIENCE = 60.0  # seconds for what a test waits for
 
 
 class StandIn:

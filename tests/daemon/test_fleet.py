@@ -230,6 +230,7 @@ async def test_probing_a_busy_server_changes_neither_expiry_nor_options_nor_what
 async def test_a_model_is_proved_when_its_server_has_become_idle(tmp_path: Path) -> None:
     async with one_server(tmp_path / "m", models=(MISTRAL, LLAMA), prove=Prove.NEVER) as (world, server):
         await use(server, LLAMA, keep_alive="17m")
+        await world.becomes(Word.SERVED, MISTRAL)
         world.put(instance("one", server.url, prove=Prove.IDLE))
         await world.looks()
         assert world.word(MISTRAL) is Word.SERVED

@@ -1,0 +1,166 @@
+"""A repair that is killed at a call by which it changes the store, at one after another; and calls that fail there.
+
+It runs in one thread under strace (``tests.crash``), as a pull of the damaged model: a repair and that are one path.
+"""
+
+import asyncio
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from syncd.jobs.verify import verify
+from syncd.oci.chunks import CHUNK_SIZE
+from syncd.store.root import Store
+from tests.crash import strace
+from tests.crash.scene import Ending, Puller
+from tests.pull.world import blob_file
+from tests.repair.world import flipped
+from tests.support.content import whole
+from tests.support.models import synthetic_model
+from tests.support.oracle import assert_store_whole
+from tests.support.registry import ModelHandle, ScriptedRegistry
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+
+_SIZE = 2 * CHUNK_SIZE + 1000
+_AT = CHUNK_SIZE + 5
+_EVERY = 3  # of the calls of one kind: all of them take minutes
+
+
+@dataclass(frozen=True, slots=True)
+class Rotten:
+    """A store whose weights have a wrong bit in their second chunk, which is known. Copies share the files' inodes."""
+
+    registry: ScriptedRegistry
+    model: ModelHandle
+    puller: Puller
+    folder: Path
+    numbers: Iterator[int]
+
+    @property
+    def weights(self) -> str:
+        return blob_file(self.model.weights)
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}-{next(self.numbers)}"
+
+    def store(self) -> Path:
+        """A fresh copy."""
+        copy = self.path("store")
+        shutil.copytree(self.folder / "template", copy, copy_function=_link_or_copy)
+        return copy
+
+    def pull(self, store: Path, *options: str) -> Ending:
+        self.registry.forget_requests()
+        return self.puller.traced(store, self.model.name, self.path("trace"), *options)
+
+    def assert_not_worse(self, store: Path) -> None:
+        """The model is published, and its weights are what they were, or right."""
+        right = whole(self.model.blobs[self.model.weights])
+        rotten = bytearray(right)
+        rotten[_AT] ^= 1
+        found = (store / "blobs" / self.weights).read_bytes()
+        assert found in {right, bytes(rotten)}
+
+    def assert_mended(self, store: Path) -> None:
+        assert assert_store_whole(store) == {self.model.name: self.model.digest}
+        assert (store / ".syncd/keep" / self.weights).samefile(store / "blobs" / self.weights)
+
+
+@pytest.fixture(scope="module")
+def rotten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rotten]:
+    strace.needs_strace()
+    memory = Path("/dev/shm")
+    folder = memory / f"syncd-repair-{os.getpid()}" if os.access(memory, os.W_OK) else tmp_path_factory.mktemp("repair")
+    folder.mkdir(exist_ok=True)
+    try:
+        with ScriptedRegistry() as registry, Puller() as puller:
+            model = registry.add(synthetic_model(weights_bytes=_SIZE))
+            template = folder / "template"
+            assert puller.pull(template, model.name).done
+            flipped(_AT)(template / "blobs" / blob_file(model.weights))
+            asyncio.run(_find(template))
+            yield Rotten(registry, model, puller, folder, itertools.count())
+    finally:
+        shutil.rmtree(folder)
+
+
+async def _find(path: Path) -> None:
+    with Store.open(path, create=False) as store:
+        assert (await verify(store, None, on_progress=lambda _: None)).faults
+
+
+@pytest.mark.parametrize(
+    "kind", ["openat", "write", "pwritev,pwritev2", "copy_file_range", "fsync", "linkat", "renameat", "unlinkat"]
+)
+def test_a_repair_that_is_killed_is_gone_on_with_and_loses_nothing(rotten: Rotten, kind: str) -> None:
+    clean = rotten.store()
+    trace = rotten.pull(clean, "-e", f"trace={kind}")
+    assert trace.done, trace.result
+    calls = [call for call in trace.calls if call.name in kind.split(",")]
+    shutil.rmtree(clean)
+    changing = [at for at, call in enumerate(calls, 1) if kind != "openat" or call.creates]
+    assert changing, "it happens in a repair"
+
+    for number in dict.fromkeys((*changing[::_EVERY], changing[-1])):
+        store = rotten.store()
+        ending = rotten.pull(store, "-e", f"trace={kind}", "-e", f"inject={kind}:signal=KILL:when={number}")
+        assert ending.killed
+        rotten.assert_not_worse(store)
+        first = rotten.registry.bytes_served(rotten.model.weights)
+        assert first <= CHUNK_SIZE
+
+        rotten.registry.forget_requests()
+        again = rotten.puller.pull(store, rotten.model.name)
+
+        assert again.done, again.result
+        assert rotten.registry.bytes_served(rotten.model.weights) <= CHUNK_SIZE, "what was right is not fetched"
+        rotten.assert_mended(store)
+        shutil.rmtree(store)
+
+
+def test_what_cannot_be_read_is_fetched(rotten: Rotten) -> None:
+    """A bad sector under a chunk that nobody has found yet."""
+    reads = "preadv,preadv2"
+    clean = rotten.pull(rotten.store(), "-e", f"trace={reads}")
+    old = [
+        at
+        for at, call in enumerate(clean.calls, 1)
+        if any(path.endswith(f"blobs/{rotten.weights}") for path in call.paths)
+    ]
+    assert old, "the damaged file is read"
+    store = rotten.store()
+
+    ending = rotten.pull(
+        store, "-e", f"trace={reads}", "-e", f"inject={reads}:error=EIO:when={old[0] + 8}"
+    )  # in the first chunk
+
+    assert ending.hit
+    assert ending.done, ending.result
+    assert rotten.registry.bytes_served(rotten.model.weights) == 2 * CHUNK_SIZE, "the rotten and the unreadable chunk"
+    rotten.assert_mended(store)
+
+
+@pytest.mark.parametrize("kind", ["copy_file_range", "fallocate", "pwritev,pwritev2"])
+def test_a_disk_that_is_full_leaves_the_damaged_blob_as_it_was(rotten: Rotten, kind: str) -> None:
+    store = rotten.store()
+
+    ending = rotten.pull(store, "-e", f"trace={kind}", "-e", f"inject={kind}:error=ENOSPC:when=1+")
+
+    assert ending.hit
+    assert (ending.code, ending.result["error"]) == (7, "NoSpaceError")
+    rotten.assert_not_worse(store)
+    assert rotten.puller.pull(store, rotten.model.name).done
+    rotten.assert_mended(store)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    if Path(source).parent.name in {"blobs", "keep"}:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)

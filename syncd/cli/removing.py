@@ -23,8 +23,8 @@ from syncd.text import printable, size
 def rm(context: click.Context, names: tuple[str, ...], *, dry_run: bool, as_json: bool) -> int:
     """Remove models; a pull of such a name is cancelled first.
 
-    Blobs that other models share stay. The others are free for 'syncd gc' an hour later. One name that fails does not
-    stop the others, and the exit code is that of the first failure.
+    Blobs that other models share stay. The others are free for 'syncd gc' an hour later, once no server has them
+    loaded. One name that fails does not stop the others, and the exit code is that of the first failure.
     """
     wanted = [ModelName.parse(name) for name in dict.fromkeys(names)]
     session = Session.begin(context)

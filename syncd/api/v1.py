@@ -179,6 +179,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /syncd/v1/status``: everything at a glance. ``jobs``: those that run, then those that ended lately.
 
     ``daemon``: null where none runs, and ``syncd status`` tells what the store alone can say; no daemon leaves it out.
+    ``docker``: what is wrong with the Engine, with containers' labels, and with how they see the store, in words.
     """
 
     daemon: DaemonInfo | None
@@ -189,6 +190,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[JobInfo, ...]
     rollouts: tuple[RolloutInfo, ...] = ()
     instances: tuple[InstanceInfo, ...] = ()
+    docker: tuple[str, ...] = ()
     collection: CollectionInfo | None = None
     pins: PinsInfo | None = None
     scrub: ScrubInfo | None = None

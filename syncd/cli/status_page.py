@@ -44,6 +44,7 @@ def faults(found: v1.Status) -> list[str]:
     told += [f"{words.count(found.store.broken, 'manifest')} cannot be read"] if found.store.broken else []
     told += [_damage(one) for one in found.scrub.damaged] if found.scrub else []
     told += [_drift(one) for one in found.pins.drift] if found.pins else []
+    told += [f"docker: {fault}" for fault in found.docker]
     return told + status_servers.faults(found)
 
 
@@ -67,6 +68,7 @@ def _head(found: v1.Status, now: float) -> tuple[Row, ...]:
     if store.broken:
         broken = f"{words.count(store.broken, 'manifest')} cannot be read: 'syncd list' names them"
         rows.append(Row(("BROKEN", broken), Tone.BAD))
+    rows += [Row(("DOCKER", fault), Tone.BAD) for fault in found.docker]
     rows += _scrub(found.scrub, now)
     rows += _collection(found.collection, now)
     rows += _pins(found.pins)

@@ -212,6 +212,7 @@ class _Serving:
             started=time.time(),
             needs_restart=self._needs_restart,
             fault=self._fault,
+            docker_faults=self._servers.docker_faults,
         )
 
     # Beginning and end

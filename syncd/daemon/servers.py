@@ -46,6 +46,11 @@ class Servers:
         )
         self.discovery = Discovery(settings, self.fleet, store.path, random=random.random)
 
+    def docker_faults(self) -> tuple[str, ...]:
+        """Why Docker cannot be followed right now, or what it tells of that cannot be meant, in words."""
+        fault = self.discovery.fault
+        return (*((fault.message,) if fault is not None else ()), *self.discovery.faults)
+
     def services(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
         """What runs until the end: each ends by cancellation, and the daemon with any that fails."""
         yield "fleet", self.fleet.run()

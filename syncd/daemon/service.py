@@ -65,6 +65,7 @@ class Daemon:
     started: float
     needs_restart: Callable[[], tuple[str, ...]]
     fault: Callable[[], SyncdError | None]
+    docker_faults: Callable[[], tuple[str, ...]]
 
     def info(self) -> v1.DaemonInfo:
         """Who it is."""
@@ -88,6 +89,7 @@ class Daemon:
             jobs=tuple(v1.job_info(job.view) for job in self.board.jobs()),
             rollouts=self.rollouts.status(),
             instances=tuple(instance_info(row) for row in self.fleet.matrix()),
+            docker=tuple(printable(fault, limit=400) for fault in self.docker_faults()),
             pins=self.pins(),
             collection=self.collecting.info(),
             scrub=self.scrubbing.info(),

@@ -440,6 +440,16 @@ def test_a_stop_beside_a_reload_is_as_quick_as_any(daemon: RunningDaemon, order:
     assert not daemon.events("daemon.end_forced")
 
 
+def test_an_engine_that_is_not_there_is_told_of_in_the_status(daemon: RunningDaemon) -> None:
+    socket = daemon.folder / "docker.sock"
+    daemon.settings = f'[docker]\nurl = "unix://{socket}"\ndiscover = true\n'
+    with daemon:
+        told = eventually(lambda: daemon.status()["docker"])
+
+        assert told == [f"Docker at unix://{socket}: there is no such socket"]
+        assert f"DOCKER    {told[0]}\n" in daemon.command("status").stdout
+
+
 def test_a_storm_of_hangups_ends_in_one_that_is_ready(daemon: RunningDaemon) -> None:
     with daemon:
         assert daemon.process is not None

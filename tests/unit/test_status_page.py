@@ -136,6 +136,12 @@ def test_manifests_that_cannot_be_read_are_a_fault() -> None:
     assert faults(found) == ["1 manifest cannot be read"]
 
 
+def test_what_docker_tells_of_and_cannot_be_meant_is_a_fault() -> None:
+    found = replace(WELL, docker=("container one: label syncd.port: no port",))
+    assert "DOCKER    container one: label syncd.port: no port\n" in text(page(found, NOW))
+    assert faults(found) == ["docker: container one: label syncd.port: no port"]
+
+
 def test_without_a_daemon_that_is_said_first() -> None:
     found = replace(WELL, daemon=None)
     assert text(page(found, NOW)).startswith("daemon    none runs: ")

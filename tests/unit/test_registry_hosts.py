@@ -380,6 +380,13 @@ async def test_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # Certificates.
 
 
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    unused = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only")
+    return x509.KeyUsage(
+        digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, decipher_only=False, **dict.fromkeys(unused, False)
+    )
+
+
 def certified(folder: Path, host: str) -> tuple[Path, ssl.SSLContext]:
     """A CA of one's own, in a file, and the context of a server with a certificate from it."""
     now = dt.datetime.now(dt.UTC)
@@ -395,6 +402,10 @@ def certified(folder: Path, host: str) -> tuple[Path, ssl.SSLContext]:
             .not_valid_before(now - dt.timedelta(days=1))
             .not_valid_after(now + dt.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            # Python 3.13 and newer insist on these (VERIFY_X509_STRICT).
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+            .add_extension(_usage(ca=ca), critical=True)
         )
         if not ca:
             try:

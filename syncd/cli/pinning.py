@@ -180,7 +180,7 @@ def _taken_out(session: Session, wanted: list[ModelName], *, dry_run: bool) -> l
     folded = {name.folded for name in wanted}
     gone = [one.name for key, one in pins.models.items() if not wanted or key in folded]
     if gone and not dry_run:
-        if not os.access(pins.path.parent, os.W_OK):
+        if not os.access(Path(os.path.realpath(pins.path)).parent, os.W_OK):
             raise NotAuthorisedError(
                 f"{gone[0]} is pinned by {pins.path}, which this user may not change", hint="run it with sudo"
             )

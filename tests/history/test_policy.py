@@ -150,3 +150,14 @@ def test_a_policy_that_says_nothing_is_refused(host: RunningDaemon, setting: str
     host.write_settings(f"[policy]\n{setting}")
 
     assert says in refused(host, "config", "check", code=10)
+
+
+async def test_migrating_is_refused_too(registry: ScriptedRegistry, host: RunningDaemon, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    foreign = version(registry, 1)
+    await pulled(foreign.name, source)
+    host.write_settings('[policy]\nallow_registries = ["registry.ollama.ai"]')
+
+    assert "policy.allow_registries" in refused(host, "migrate", str(source), code=4)
+
+    assert visible(host.store) == {}

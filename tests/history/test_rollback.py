@@ -11,7 +11,7 @@ from syncd.store.root import Store
 from tests.adopt.world import photograph
 from tests.history.world import forget, held, refused, rolled_back, run, told, version, versions, visible
 from tests.pull.world import model_name, pulled
-from tests.support.daemon import RunningDaemon
+from tests.support.daemon import RunningDaemon, eventually
 from tests.support.registry import ScriptedRegistry
 
 
@@ -190,3 +190,18 @@ async def test_a_tag_that_stood_still_under_a_rollback_has_not_moved_back(
     outcome = await pulled(second.name, store_path)
 
     assert (str(outcome.digest), outcome.moved_back) == (second.digest, None)
+
+
+async def test_settings_that_pin_something_else_later_do_not_win_silently(
+    registry: ScriptedRegistry, host: RunningDaemon
+) -> None:
+    first, second = await versions(registry, host.store, 2)
+    run(host, "rollback", second.name)
+    host.write_settings(f'[[models]]\nname = "{second.name}@{second.digest}"')
+
+    with host:
+        eventually(lambda: host.model(f"{second.name}@{second.digest}")["state"] == "failing")
+        assert f"is pinned to {first.digest} by a rollback" in host.model(f"{second.name}@{second.digest}")["reason"]
+        assert visible(host.store) == {first.name: first.digest}
+        run(host, "unpin", second.name)
+        eventually(lambda: visible(host.store) == {second.name: second.digest})

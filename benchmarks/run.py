@@ -24,6 +24,7 @@ from benchmarks import (
     daemon,
     footprint,
     kills,
+    repairing,
     scrubbing,
     servers,
     smoking,
@@ -47,6 +48,7 @@ _MEASUREMENTS: Mapping[str, Callable[[World], Iterator[Section]]] = {
     "adopting": adopting.measure,
     "smoking": smoking.measure,
     "scrubbing": scrubbing.measure,
+    "repairing": repairing.measure,
 }
 _PROGRAMS = ("docker-registry", "aria2c", "curl", "openssl", "nginx", "bash", "tee")
 _NOISE = (

@@ -106,7 +106,7 @@ def scrub_info(state: ScrubState, *, every: float | None, now: ScrubProgress | N
     """What is known of scrubs. ``now``: of the one that runs."""
     last = state.last
     return ScrubInfo(
-        every=every,
+        every=None if every is None else float(every),
         next=rfc3339(state.due) if state.due is not None and every is not None else None,
         now=None if now is None else moment(now),
         last=None

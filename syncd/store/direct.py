@@ -1,4 +1,4 @@
-"""Reading what the disk holds, and not what memory holds of it: O_DIRECT, with a thread that reads ahead.
+"""Reading what the disk holds, and not what memory holds of it: O_DIRECT, with threads that read ahead.
 
 Where a file system has no O_DIRECT, the read goes through the page cache, and ``DirectFile.direct`` says so. Nothing is
 ever dropped from the cache: the servers read from it.
@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Self
 
 BLOCK_BYTES = 8 * 1024 * 1024  # a multiple of every device's block, and a divisor of a chunk
-_BUFFERS = 3  # one that is hashed, one that is read into, and one that waits
+_BUFFERS = 4  # one that is hashed, two that are read into, and one that waits
+_READERS = 2  # threads: on a busy machine, the disk has its next request before the last one is looked at
 _PAGE = 4096
 
 
@@ -55,7 +56,7 @@ class DirectFile:
         try:
             return os.preadv(self._fd, (buffer,), offset)
         except OSError as error:
-            if error.errno != errno.EINVAL or not self.direct:
+            if error.errno != errno.EINVAL:
                 raise
         self._through_the_cache()  # it took the flag and not the read: its blocks are larger than ours
         return os.preadv(self._fd, (buffer,), offset)
@@ -78,11 +79,11 @@ class Block:
 
 
 class DirectReader:
-    """The buffers and the thread of one scrub; a context manager that gives them back. One file at a time."""
+    """The buffers and the threads of one scrub; a context manager that gives them back. One file at a time."""
 
     def __init__(self) -> None:
         self._buffers = [memoryview(_pages()) for _ in range(_BUFFERS)]
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="read-ahead")
 
     def blocks(self, file: DirectFile, start: int, end: int) -> Generator[Block, None, None]:
         """``file`` from ``start`` (aligned) to ``end``, in blocks, the next ones being read while one is looked at.
@@ -99,7 +100,7 @@ class DirectReader:
             while True:
                 while free and (offset := next(offsets, None)) is not None:
                     buffer = free.popleft()
-                    pending.append((offset, buffer, self._thread.submit(file.read, buffer, offset)))
+                    pending.append((offset, buffer, self._threads.submit(file.read, buffer, offset)))
                 if not pending:
                     return
                 offset, buffer, work = pending.popleft()
@@ -109,8 +110,8 @@ class DirectReader:
             wait([work for _, _, work in pending if not work.cancel()])
 
     def close(self) -> None:
-        """Give the thread back, and the memory as soon as nobody looks at a block any more."""
-        self._thread.shutdown(cancel_futures=True)
+        """Give the threads back, and the memory as soon as nobody looks at a block any more."""
+        self._threads.shutdown(cancel_futures=True)
         self._buffers.clear()
 
     def __enter__(self) -> Self:

@@ -1,0 +1,191 @@
+"""The daemon scrubs by itself when it is time; what its end interrupts goes on in the next life."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd.daemon.integrity_settings import ScrubInterval, ScrubSettings
+from syncd.daemon.scrubbing import next_due
+from syncd.daemon.units import Rate
+from syncd.oci.chunks import CHUNK_SIZE
+from syncd.store.root import Store
+from tests.scrub.world import blob_file, book_of, harm, put
+from tests.support.daemon import RunningDaemon
+from tests.support.models import synthetic_model
+
+_DAY = 86400.0
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[RunningDaemon]:
+    made = RunningDaemon(tmp_path / "host")
+    made.folder.mkdir()
+    yield made
+    made.stop()
+
+
+def test_without_a_schedule_nothing_is_due() -> None:
+    assert next_due(ScrubSettings(), 5.0, 10.0, 0.5) is None
+
+
+def test_a_store_that_was_never_scrubbed_is_soon_and_hosts_do_not_all_begin_together() -> None:
+    weekly = ScrubSettings(every=ScrubInterval(7 * _DAY))
+
+    due = [next_due(weekly, None, 1000.0, chance) for chance in (0.0, 0.5, 0.99)]
+
+    assert due == [1000.0, 1300.0, 1594.0]
+
+
+def test_the_next_one_is_an_interval_after_the_last_one_ended_less_some_jitter() -> None:
+    weekly = ScrubSettings(every=ScrubInterval(7 * _DAY))
+
+    assert next_due(weekly, 1000.0, 2000.0, 0.0) == 1000.0 + 7 * _DAY
+    assert next_due(weekly, 1000.0, 2000.0, 0.5) == pytest.approx(1000.0 + 0.95 * 7 * _DAY)
+
+
+def test_a_clock_that_was_set_back_puts_nothing_off() -> None:
+    weekly = ScrubSettings(every=ScrubInterval(7 * _DAY))
+
+    assert next_due(weekly, 10 * _DAY, 2000.0, 0.0) == 2000.0 + 7 * _DAY
+
+
+def test_the_rate_of_a_scheduled_scrub_leaves_the_disk_to_the_servers() -> None:
+    assert ScrubSettings().max_rate == Rate(200_000_000)
+
+
+def test_a_scheduled_scrub_finds_damage_and_says_so_everywhere(host: RunningDaemon) -> None:
+    weights = _filled(host, harmed=True)
+    host.write_settings(_schedule("200 MB/s"))
+    with host:
+        _due_now(host)
+    with host:
+        _wait(host, lambda: bool(host.events("scrub.damage")))
+        _wait(host, lambda: _scrub(host)["last"] is not None)
+        status = _scrub(host)
+        metrics = {
+            name: host.metric(name)
+            for name in (
+                'syncd_scrub_faults_total{kind="wrong_bytes"}',
+                "syncd_scrub_interval_seconds",
+                "syncd_scrub_in_progress",
+            )
+        }
+        completed = host.metric("syncd_scrub_last_completed_timestamp_seconds")
+        check = host.command("status", "--check")
+
+    assert [one["digest"] for one in status["damaged"]] == [weights]
+    assert status["last"]["damaged"] == 1
+    assert (status["now"], status["interrupted"], status["failure"]) == (None, False, None)
+    assert list(metrics.values()) == [1.0, 7 * _DAY, 0.0]
+    assert abs(completed - time.time()) < 300
+    assert check.returncode == 6
+    assert weights in check.stdout
+
+
+def test_a_killed_daemons_scrub_goes_on_in_the_next_life(host: RunningDaemon) -> None:
+    _filled(host, chunks=12)
+    host.write_settings(_schedule("16 MB/s"))
+    with host:
+        _due_now(host)
+    with host:
+        _wait(host, lambda: _noted(host) >= 2 * CHUNK_SIZE)
+        host.kill()
+    noted = _noted(host)
+    host.write_settings(_schedule("1 GB/s"))
+
+    with host:
+        _wait(host, lambda: _scrub(host)["last"] is not None)
+        read = host.metric("syncd_scrub_bytes_total")
+
+    assert read <= 12 * CHUNK_SIZE - noted + 2 * CHUNK_SIZE
+    assert host.events("scrub.begun")[-1]["goes_on"]
+
+
+def test_the_daemon_ends_within_a_moment_while_it_scrubs(host: RunningDaemon) -> None:
+    _filled(host, chunks=12)
+    host.write_settings(_schedule("8 MB/s"))
+    with host:
+        _due_now(host)
+    with host:
+        _wait(host, lambda: (_scrub(host)["now"] or {"done": 0})["done"] > 0)
+        started = time.monotonic()
+        code = host.stop()
+        took = time.monotonic() - started
+
+    assert code == 0
+    assert took < 10  # on a machine that does nothing else it is a tenth of a second
+    assert _noted(host) > 0
+
+
+def test_another_rate_takes_effect_in_the_middle(host: RunningDaemon) -> None:
+    _filled(host, chunks=12)
+    host.write_settings(_schedule("1 MB/s"))  # three minutes
+    with host:
+        _due_now(host)
+    with host:
+        _wait(host, lambda: (_scrub(host)["now"] or {"done": 0})["done"] > 0)
+        host.write_settings(_schedule("1 GB/s"))
+        _wait(host, lambda: _scrub(host)["last"] is not None)
+        read = host.metric("syncd_scrub_bytes_total")
+
+    assert read <= 15 * CHUNK_SIZE  # and it did not begin anew: at most what had not been noted by chunk is read twice
+
+
+def test_by_hand_through_the_daemon_it_is_the_daemons_and_shown_in_status(host: RunningDaemon) -> None:
+    weights = _filled(host, harmed=True)
+    host.write_settings("[scrub]\nrepair = false\n")
+    with host:
+        told = host.command("scrub", "--json")
+        again = host.command("scrub")
+        shown = host.command("status")
+
+    assert told.returncode == 6
+    lines = [json.loads(line) for line in told.stdout.splitlines()]
+    assert [one["damage"]["digest"] for one in lines if one["event"] == "damage"] == [weights]
+    assert [one["direct"] for one in lines if one["event"] == "scrubbed"] in ([True], [False])
+    assert again.returncode == 6
+    assert f"big:1: wrong bytes: {weights}" in shown.stdout
+
+
+def _schedule(rate: str) -> str:
+    return f'[scrub]\nevery = "7d"\nmax_rate = "{rate}"\nrepair = false\n'
+
+
+def _filled(host: RunningDaemon, *, chunks: int = 1, harmed: bool = False) -> str:
+    model = synthetic_model("big:1", chunks * CHUNK_SIZE)
+    with Store.open(host.store, create=True) as store:
+        put(store, model)
+        if harmed:
+            harm(blob_file(store, model.weights), "flip", random.Random(1))
+    return model.weights
+
+
+def _due_now(host: RunningDaemon) -> None:
+    """Let the daemon have had it in mind for a while, and end: as after a weekend without power."""
+    _wait(host, lambda: _scrub(host)["next"] is not None)
+    host.stop()
+    path = host.store / ".syncd" / "state" / "scrub.json"
+    state = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**state, "due": 1.0}))
+
+
+def _scrub(host: RunningDaemon) -> Any:
+    return host.ask("GET", "/syncd/v1/status")["scrub"]
+
+
+def _noted(host: RunningDaemon) -> int:
+    with Store.open(host.store, create=False) as store:
+        state = book_of(store).state
+    return state.whole.read if state.whole else 0
+
+
+def _wait(host: RunningDaemon, until: Callable[[], bool], seconds: float = 45.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, host.log()[-4000:]
+        time.sleep(0.1)

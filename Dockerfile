@@ -8,19 +8,19 @@ WORKDIR /build
 # Where an index of one's own is asked: docker build --secret id=pip,src=pip.conf
 COPY requirements.lock requirements-image.lock ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python3 -m venv tools && python3 -m venv /opt/syncd \
+    python3 -m venv tools && python3 -m venv --without-pip /opt/syncd \
     && tools/bin/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements-image.lock \
-    && /opt/syncd/bin/python -m pip install --quiet --no-compile --require-hashes --only-binary :all: -r requirements.lock
+    && tools/bin/python -m pip --python /opt/syncd/bin/python install --quiet --no-compile \
+        --require-hashes --only-binary :all: -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY syncd syncd
-# What is left is what runs: no pip, and byte code that a read-only file system could not get later.
+# Byte code is made here: on a read-only file system it could not be made later.
 RUN tools/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist . \
-    && /opt/syncd/bin/python -m pip install --quiet --no-compile --no-deps --no-index dist/*.whl \
-    && /opt/syncd/bin/python -m pip check \
-    && tools/bin/python -m pip --python /opt/syncd/bin/python uninstall --quiet --yes pip setuptools \
+    && tools/bin/python -m pip --python /opt/syncd/bin/python install --quiet --no-compile --no-deps --no-index dist/*.whl \
+    && tools/bin/python -m pip --python /opt/syncd/bin/python check \
     && rm -f /opt/syncd/bin/[Aa]ctivate* \
     && /opt/syncd/bin/python -m compileall -q /opt/syncd/lib \
-    && install -D -m 755 tools/bin/dumb-init /opt/syncd/bin/dumb-init
+    && install -m 755 tools/bin/dumb-init /opt/syncd/bin/
 
 FROM ${PYTHON_IMAGE}
 # The base image's own pip is of no use here, and more to keep free of holes. A new volume begins with the store's two

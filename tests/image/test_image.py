@@ -63,7 +63,7 @@ class Service:
         fresh.rename(self.settings / "syncd.toml")
 
     def until_health_is(self, wanted: str) -> None:
-        self.docker.until(lambda: self.docker.health(self.name) == wanted, f"its health is {wanted}: {self.log()}")
+        self.docker.until(lambda: self.docker.health(self.name) == wanted, self.log)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_what_a_health_check_leaves_behind_is_taken_away(service: Service) -> No
     parent = service.shell(f"cut -d ' ' -f 4 /proc/{orphan}/stat")
 
     assert parent == "1"
-    service.docker.until(lambda: service.shell(f"test -e /proc/{orphan} || echo gone") == "gone", "it was reaped")
+    service.docker.until(lambda: service.shell(f"test -e /proc/{orphan} || echo gone") == "gone", service.log)
 
 
 def test_its_health_says_when_something_fails(service: Service) -> None:
@@ -220,7 +220,7 @@ def test_sighup_reaches_syncd(service: Service) -> None:
 
     service.docker("kill", "--signal", "HUP", service.name)
 
-    service.docker.until(lambda: service.log().count("settings.applied") > before, "the settings were read anew")
+    service.docker.until(lambda: service.log().count("settings.applied") > before, service.log)
 
 
 def test_sigterm_ends_it_in_time(service: Service) -> None:
@@ -265,3 +265,51 @@ def test_another_user_can_own_the_store(docker: Docker, near: ScriptedRegistry, 
     )
 
     assert {path.lstat().st_uid for path in store.rglob("*")} == {4711}
+
+
+def test_a_folder_full_of_models_is_taken_over(docker: Docker, near: ScriptedRegistry, tmp_path: Path) -> None:
+    model = near.add(build_model("llava:7b", _WEIGHTS, 4))
+    store = tmp_path / "models"
+    there = ("--volume", f"{store}:{STORE}")
+    docker(*("run", "--rm", "--network", "host", "--user", "0", *there, IMAGE, "pull", model.name))
+    assert (store / "manifests").stat().st_uid == 0
+
+    docker(
+        *(
+            "run",
+            "--rm",
+            "--user",
+            "0",
+            "--network",
+            "none",
+            *there,
+            IMAGE,
+            "init",
+            "--owner",
+            "10001",
+            "--store",
+            STORE,
+        )
+    )
+
+    docker("run", "--rm", "--network", "none", "--read-only", *there, IMAGE, "verify", model.name)
+    assert {path.lstat().st_uid for path in (store, *store.rglob("*"))} == {OWNER}
+
+
+def test_dockers_socket_is_of_use_to_whom_it_is_given(docker: Docker, tmp_path: Path) -> None:
+    tmp_path.joinpath("syncd.toml").write_text('[docker]\nurl = "unix:///run/docker.sock"\ndiscover = true\n')
+    tmp_path.chmod(0o755)
+    group = docker.engine.socket.stat().st_gid
+    docker.engine.run("ollama-1", ("sleep", "600"), labels={"syncd.instance": "true"})
+    docker(
+        *("run", "--detach", "--name", "friend", "--read-only", "--cap-drop", "ALL", "--network", "none"),
+        *("--volume", f"{docker.engine.socket}:/run/docker.sock", "--group-add", str(group)),
+        *("--volume", f"{tmp_path}:/etc/syncd:ro", IMAGE),
+    )
+    try:
+        docker.until(
+            lambda: "ollama-1" in docker("exec", "friend", "syncd", "status", "--json", check=False),
+            lambda: docker("logs", "friend", check=False),
+        )
+    finally:
+        docker.remove("friend", "ollama-1")

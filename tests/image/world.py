@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,8 +73,12 @@ class Docker:
         """``starting``, ``healthy`` or ``unhealthy``."""
         return str(self.inspect(container)["State"]["Health"]["Status"])
 
-    def until(self, holds: Callable[[], object], what: str) -> None:
-        self.engine.until(holds, what)
+    def until(self, holds: Callable[[], object], told: Callable[[], object]) -> None:
+        """Return once ``holds()`` is true. ``told()`` is what is said if that never comes."""
+        deadline = time.monotonic() + _PATIENCE
+        while not holds():
+            assert time.monotonic() < deadline, told()
+            time.sleep(0.2)  # each look is a process
 
     def network(self) -> Any:
         """This thread is where the containers are, while the context lasts."""

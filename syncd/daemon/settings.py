@@ -15,6 +15,7 @@ import msgspec
 from syncd.daemon import dropins
 from syncd.daemon.convert import convert, table
 from syncd.daemon.dropins import Document
+from syncd.daemon.held_names import held_by
 from syncd.daemon.integrity_settings import CollectSettings, PolicySettings, ScrubSettings
 from syncd.daemon.lines import Keys
 from syncd.daemon.located import TomlFile
@@ -29,7 +30,7 @@ from syncd.daemon.units import Address, Rate, Seconds, Size, Window
 from syncd.errors import BusyError, ConfigurationError
 from syncd.jobs import pins as pins_files
 from syncd.jobs.pins import Pins
-from syncd.oci.name import ModelName, Reference, case_conflict
+from syncd.oci.name import ModelName, Reference
 
 __all__ = [  # Address, Window and what the servers have, too: part of what the settings say
     "MAX_CONNECTIONS",
@@ -295,34 +296,13 @@ def loaded_of(document: Document) -> Loaded:
 
 def _pinned(document: Document, models: Sequence[ModelSettings], pins: Pins) -> tuple[ModelSettings, ...]:
     """``models`` as ``pins`` has them, and behind them those that it alone names. Refuse what contradicts itself."""
-    held: list[ModelSettings] = []
-    for index, model in enumerate(models):
-        reference, pin = model.name, pins.of(model.name.name)
-        if pin is not None and reference.digest not in {None, pin.manifest.digest}:
-            raise document.error(
-                ("models", index, "name"),
-                f"{reference.name} is pinned here to {reference.digest}, and by {pins.path} to {pin.manifest.digest}",
-                hint=f"take the digest out here, or 'syncd unpin {reference.name}'",
-            )
-        digest = reference.digest if pin is None else pin.manifest.digest
-        held.append(msgspec.structs.replace(model, name=Reference(reference.name, digest)))
-    named = {model.name.name.folded for model in models}
-    spelled = {(at, part.casefold()): one.name.name for one in models for at, part in enumerate(one.name.name.parts)}
-    for folded, pin in pins.models.items():
-        if folded in named:
-            continue
-        for at, part in enumerate(pin.name.parts):
-            other = spelled.get((at, part.casefold()))
-            if other is not None and case_conflict(pin.name, other) is not None:
-                raise document.error(
-                    ("pins",), f"{pin.name} of {pins.path} and {other} of the settings differ in parts only in case"
-                )
-        held.append(ModelSettings(name=Reference(pin.name, pin.manifest.digest)))
-    if len(held) > MAX_MODELS:
+    references = held_by(document, [model.name for model in models], pins)
+    if len(references) > MAX_MODELS:
         raise document.error(
-            ("pins",), f"with {pins.path} there are {len(held)} models: at most {MAX_MODELS} are possible"
+            ("pins",), f"with {pins.path} there are {len(references)} models: at most {MAX_MODELS} are possible"
         )
-    return tuple(held)
+    named = (msgspec.structs.replace(model, name=name) for model, name in zip(models, references, strict=False))
+    return (*named, *(ModelSettings(name=name) for name in references[len(models) :]))
 
 
 def candidates(

@@ -76,7 +76,7 @@ def kept_by(leases: Iterable[LeaseState]) -> frozenset[Digest]:
 
 def named_by(manifests: Iterable[Manifest]) -> frozenset[Digest]:
     """All blobs of these manifests."""
-    return frozenset(blob.digest for manifest in manifests for blob in (*manifest.layers, manifest.config))
+    return frozenset([blob.digest for manifest in manifests for blob in (*manifest.layers, manifest.config)])
 
 
 def ripe(blobs: Iterable[HeldBlob], now: float) -> tuple[HeldBlob, ...]:

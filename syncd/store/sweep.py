@@ -19,7 +19,7 @@ _OLLAMAS_PARTIAL = "-partial"  # ollama server/download.go: "<blob>-partial" and
 class HeldBlob:
     """A blob, whatever is left of it: a file in ``blobs/``, in ``keep/``, or only a record.
 
-    ``size``: bytes of its files, not of its record. ``modified``: the newest mtime, in seconds since the epoch.
+    ``size``: bytes of its files, not of its record. ``modified``: their newest mtime, in seconds since the epoch.
     """
 
     digest: Digest
@@ -168,16 +168,13 @@ class Sweep:
     # Steps of the above
 
     def _look(self, file: str, digest: Digest) -> HeldBlob | None:
-        sizes: dict[tuple[int, int], int] = {}
-        newest: float | None = None
-        for folder in (self._blobs, self._keep, self._records):
-            status = folder.stat(file)
-            if status is None or not stat.S_ISREG(status.st_mode):
-                continue
-            newest = max(newest or 0.0, status.st_mtime)
-            if folder is not self._records:  # one file under two names counts once
-                sizes[status.st_dev, status.st_ino] = status.st_size
-        return None if newest is None else HeldBlob(digest, sum(sizes.values()), newest)
+        found = [status for folder in (self._blobs, self._keep) if (status := _regular(folder, file)) is not None]
+        # A record alone keeps nothing: it is looked at where no file is left that it is of.
+        dated = found or [status for status in (_regular(self._records, file),) if status is not None]
+        if not dated:
+            return None
+        sizes = {(status.st_dev, status.st_ino): status.st_size for status in found}  # one file under two names: once
+        return HeldBlob(digest, sum(sizes.values()), max(status.st_mtime for status in dated))
 
     def _throw(self, folder: Folder, file: str) -> str | None:
         trashed = layout.temporary_file(new_token())
@@ -188,6 +185,11 @@ class Sweep:
                 return None  # there was none, or an outside Ollama was quicker
             raise
         return trashed
+
+
+def _regular(folder: Folder, file: str) -> os.stat_result | None:
+    found = folder.stat(file)
+    return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
 
 def _listed(folder: Folder) -> set[str]:

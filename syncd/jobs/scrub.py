@@ -17,12 +17,13 @@ from syncd.jobs.damage import Damage, DamageKind, users_now
 from syncd.jobs.scrub_book import ScrubBook, ScrubProgress, damage_of
 from syncd.jobs.verify import named, users_of
 from syncd.oci.chunks import CHUNK_SIZE
+from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store.check import Verdict
 from syncd.store.direct import BLOCK_BYTES, DirectReader
 from syncd.store.files import NotAFileError
-from syncd.store.layout import BLOBS, blob_file
+from syncd.store.layout import BLOBS, blob_file, digest_of_file
 from syncd.store.models import StoredModel
 from syncd.store.root import Store
 from syncd.store.scrutiny import Scrutiny
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 _STEP_BYTES = 4 * BLOCK_BYTES  # a cancellation waits for one block of it
 _STEP_SECONDS = 0.25  # of a given rate: what is read at once is not much more than what may be read
 _ATTEMPTS = 3
+_UNNAMED = "application/octet-stream"
 _KINDS = {
     Verdict.WRONG_SIZE: DamageKind.WRONG_SIZE,
     Verdict.WRONG_BYTES: DamageKind.WRONG_BYTES,
@@ -115,6 +117,8 @@ class _Run:
     async def all(self) -> ScrubResult:
         models = await in_thread(named, self._store, self._wish.names)
         users = users_of(models)
+        if self._wish.names is None:
+            users |= await in_thread(_kept, self._store, {blob.digest for blob in users})
         blobs = sorted(users, key=_place)
         self._underway = await self._book.begin(self._wish.names, anew=self._wish.anew)
         place = (self._underway.digest, self._underway.size)
@@ -234,6 +238,18 @@ class _Run:
     def _show(self) -> None:
         self._book.now = self._progress
         self._ears.progress(self._progress)
+
+
+def _kept(store: Store, named: set[Digest]) -> dict[Descriptor, list[StoredModel]]:
+    """Blobs that no model names now, and that count as stored: a rollback or a pull would take them as they are."""
+    found: dict[Descriptor, list[StoredModel]] = {}
+    names = store.sweep.names()
+    for file in names.all - names.unrecorded:
+        digest = digest_of_file(file)
+        record = None if digest is None or digest in named else store.records.get(digest)
+        if digest is not None and record is not None:
+            found[Descriptor(_UNNAMED, digest, record.chunks.size)] = []
+    return found
 
 
 def _place(blob: Descriptor) -> tuple[str, int]:

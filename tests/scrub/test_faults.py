@@ -19,7 +19,7 @@ from syncd.store.root import Store
 from tests.scrub.world import FAULTS, KIB, KINDS, Heard, blob_file, blob_of, book_of, harm, put, restore, scrubbed
 from tests.support.content import whole
 from tests.support.models import Model, build_model, five_models, synthetic_model
-from tests.unit.store_world import chunks_of
+from tests.unit.store_world import chunks_of, manifest_path
 
 _FAULTS = 1000
 
@@ -173,6 +173,19 @@ async def test_only_the_named_models_are_read(store: Store) -> None:
 
     assert (await scrubbed(store, ScrubWish([ModelName.parse("MISTRAL:7b")], None))).damaged == 0
     assert (await scrubbed(store, ScrubWish([ModelName.parse("nomic-embed-text:v1.5")], None))).damaged == 1
+
+
+async def test_what_only_the_history_keeps_is_read_too_and_is_stored_no_more_if_it_has_rotted(store: Store) -> None:
+    model = build_model("mistral:7b")
+    blob = blob_of(put(store, model), model.weights)
+    manifest_path(store, ModelName.parse(model.name)).unlink()
+    harm(blob_file(store, model.weights), "flip", random.Random(1))
+    assert store.blobs.status(blob) is BlobStatus.STORED
+
+    result = await scrubbed(store)
+
+    assert (result.models, result.damaged) == (0, 0)  # no model suffers from it
+    assert store.blobs.status(blob) is BlobStatus.ABSENT
 
 
 async def test_a_damage_that_was_mended_otherwise_is_forgotten(store: Store) -> None:

@@ -24,7 +24,6 @@ __all__ = [
     "MendRequest",
     "MendedAll",
     "MendingNow",
-    "WaitingRepair",
     "mend",
     "mend_one",
 ]
@@ -90,20 +89,6 @@ class MendedAll(msgspec.Struct, frozen=True):
     quarantined: int
     kept: int
     later: int
-
-
-class WaitingRepair(msgspec.Struct, frozen=True):
-    """A blob that is known to be damaged. ``reason``: why it could not be mended yet, if that was tried.
-
-    ``next_try``: when it is tried again (RFC 3339); null: ``[scrub] repair`` leaves it to 'syncd verify --repair'.
-    """
-
-    digest: str
-    size: int
-    models: tuple[str, ...]
-    detail: str
-    reason: str | None
-    next_try: str | None
 
 
 async def mend(desk: Desk, damages: Sequence[Damage], tell: Tell) -> tuple[Mending, ...]:

@@ -12,6 +12,7 @@ from syncd.api.catalogue import rfc3339
 from syncd.api.collected import CollectionInfo
 from syncd.api.events import BlobEvent, Ended, Failed, blobs, ended, failed
 from syncd.api.pinned import PinsInfo
+from syncd.api.repairs import WaitingRepair
 from syncd.api.scrubbed import ScrubInfo
 from syncd.errors import (
     BusyError,
@@ -194,6 +195,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     collection: CollectionInfo | None = None
     pins: PinsInfo | None = None
     scrub: ScrubInfo | None = None
+    repairs: tuple[WaitingRepair, ...] = ()
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

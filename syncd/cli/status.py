@@ -122,7 +122,7 @@ def _check(look: Callable[[], v1.Status], *, as_json: bool) -> int:
     faults = status_page.faults(found)
     text = f"failing: {'; '.join(faults)}" if faults else "ok"
     sys.stdout.write(events.line(found) if as_json else f"{printable(text, limit=2000)}\n")
-    if found.scrub and found.scrub.damaged:
+    if found.repairs or (found.scrub and found.scrub.damaged):
         return ExitCode.INTEGRITY
     return ExitCode.FAILED if faults else ExitCode.DONE
 

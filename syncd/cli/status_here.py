@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from syncd.api import v1
 from syncd.api.catalogue import rfc3339
 from syncd.api.collected import CollectionInfo
+from syncd.api.repairs import WaitingRepair
 from syncd.api.scrub import scrub_info
 from syncd.daemon.inventory import Count, count
 from syncd.daemon.pinned import pins_info
 from syncd.daemon.settings import Loaded, ModelSettings
+from syncd.jobs.damage import Damage
+from syncd.jobs.repair import survey
 from syncd.jobs.scrub_book import reviewed
 from syncd.oci.name import Reference
 from syncd.store import collected, scrubs
@@ -49,6 +52,18 @@ def status(store: Store, loaded: Loaded, now: float) -> v1.Status:
         pins=pins_info(loaded, holds, held),
         collection=_collection(store, loaded),
         scrub=scrub_info(reviewed(store, scrubs.load(store.state)), every=loaded.settings.scrub.every),
+        repairs=tuple(_damaged(one) for one in survey(store, None)),
+    )
+
+
+def _damaged(damage: Damage) -> WaitingRepair:
+    return WaitingRepair(
+        digest=str(damage.blob.digest),
+        size=damage.blob.size,
+        models=tuple(str(name) for name in damage.models),
+        detail=damage.detail,
+        reason=None,
+        next_try=None,
     )
 
 

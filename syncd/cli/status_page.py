@@ -6,6 +6,7 @@ from datetime import datetime
 from syncd.api import v1
 from syncd.api.collected import CollectionInfo
 from syncd.api.pinned import PinDrift, PinsInfo
+from syncd.api.repairs import WaitingRepair
 from syncd.api.scrubbed import ScrubDamage, ScrubInfo
 from syncd.cli import status_servers, words
 from syncd.cli.sheets import Row, Sheet, Tone, row
@@ -43,6 +44,7 @@ def faults(found: v1.Status) -> list[str]:
     told += [f"{one.name}: {one.reason or one.state}" for one in found.models if one.state in {"failing", "held"}]
     told += [f"{words.count(found.store.broken, 'manifest')} cannot be read"] if found.store.broken else []
     told += [_damage(one) for one in found.scrub.damaged] if found.scrub else []
+    told += [_waiting(one) for one in _only_waiting(found)]
     told += [_drift(one) for one in found.pins.drift] if found.pins else []
     told += [f"docker: {fault}" for fault in found.docker]
     return told + status_servers.faults(found)
@@ -70,6 +72,7 @@ def _head(found: v1.Status, now: float) -> tuple[Row, ...]:
         rows.append(Row(("BROKEN", broken), Tone.BAD))
     rows += [Row(("DOCKER", fault), Tone.BAD) for fault in found.docker]
     rows += _scrub(found.scrub, now)
+    rows += _repairs(found)
     rows += _collection(found.collection, now)
     rows += _pins(found.pins)
     return tuple(Row(tuple(printable(cell, limit=1000) for cell in row.cells), row.tone) for row in rows)
@@ -107,6 +110,25 @@ def _scrub(found: ScrubInfo | None, now: float) -> list[Row]:
     rows = [Row(("scrub", ", ".join(parts)))] if parts else []
     rows += [Row(("", f"failed: {found.failure}"), Tone.BAD)] if found.failure else []
     return rows + [Row(("DAMAGED", _damage(one)), Tone.BAD) for one in found.damaged]
+
+
+def _repairs(found: v1.Status) -> list[Row]:
+    """What is damaged and was not found by a scrub, and why what is damaged is not mended yet."""
+    rows = [Row(("DAMAGED", _waiting(one)), Tone.BAD) for one in _only_waiting(found)]
+    return rows + [
+        Row(("", f"not mended: {one.reason}; next try {one.next_try or 'by hand'}"), Tone.BAD)
+        for one in found.repairs
+        if one.reason
+    ]
+
+
+def _only_waiting(found: v1.Status) -> list[WaitingRepair]:
+    scrubbed = {one.digest for one in found.scrub.damaged} if found.scrub else set()
+    return [one for one in found.repairs if one.digest not in scrubbed]
+
+
+def _waiting(one: WaitingRepair) -> str:
+    return f"{', '.join(one.models)}: {one.detail}: {one.digest}"
 
 
 def _damage(one: ScrubDamage) -> str:

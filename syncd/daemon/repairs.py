@@ -14,7 +14,8 @@ import structlog
 from syncd.aio import in_thread
 from syncd.api.catalogue import rfc3339
 from syncd.api.operation import Desk
-from syncd.api.repair import WaitingRepair, mend
+from syncd.api.repair import mend
+from syncd.api.repairs import WaitingRepair
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.desired import backoff
 from syncd.daemon.followed import Times

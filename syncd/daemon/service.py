@@ -93,6 +93,7 @@ class Daemon:
             pins=self.pins(),
             collection=self.collecting.info(),
             scrub=self.scrubbing.info(),
+            repairs=self.repairs.waiting(),
         )
 
     def pins(self) -> PinsInfo | None:

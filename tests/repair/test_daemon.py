@@ -84,3 +84,85 @@ def test_what_a_verification_finds_is_mended_and_who_has_it_loaded_loads_it_anew
         assert assert_store_whole(daemon.store) == {mistral.name: mistral.digest}
         state = daemon.store / ".syncd" / "state"
         eventually(lambda: not [one for one in state.iterdir() if one.name.startswith("renewed")])
+
+
+def test_a_registry_that_is_away_takes_nothing_out_of_sight_and_is_asked_again(
+    registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    mistral = registry.add(build_model("mistral:7b"))
+    with RunningDaemon(tmp_path) as daemon:
+        assert daemon.command("pull", mistral.name).returncode == 0
+        flipped(5000)(weights_of(daemon, mistral))
+        registry.stop()
+        assert daemon.command("verify").returncode == 6
+        waiting = eventually(lambda: [one for one in daemon.status()["repairs"] if one["reason"]], seconds=60)
+        assert [one["models"] for one in waiting] == [[mistral.name]]
+        assert waiting[0]["next_try"]
+        assert daemon.metric("syncd_blobs_corrupt") == 1
+        assert daemon.command("status", "--check").returncode == 6
+        assert mistral.name in daemon.command("list").stdout
+        daemon.kill()
+    registry.start()
+
+    with RunningDaemon(tmp_path) as daemon:  # what was found outlives the daemon
+        eventually(lambda: is_right(weights_of(daemon, mistral)))
+        eventually(lambda: daemon.status()["repairs"] == [])
+        assert daemon.command("status", "--check").returncode == 0
+        assert assert_store_whole(daemon.store) == {mistral.name: mistral.digest}
+
+
+@pytest.mark.parametrize("unrepairable", ["quarantine", "keep"])
+def test_what_nobody_has_any_more_is_loud_and_goes_or_stays_as_the_settings_say(
+    registry: ScriptedRegistry, tmp_path: Path, unrepairable: str
+) -> None:
+    mistral = registry.add(build_model("mistral:7b"))
+    with RunningDaemon(tmp_path, f'[scrub]\nunrepairable = "{unrepairable}"') as daemon:
+        assert daemon.command("pull", mistral.name).returncode == 0
+        flipped(5000)(weights_of(daemon, mistral))
+        registry.remove_blob(mistral.weights)
+
+        assert daemon.command("verify").returncode == 6
+        eventually(lambda: daemon.events("blob.unmendable"))
+
+        if unrepairable == "keep":
+            eventually(lambda: daemon.status()["repairs"][0]["reason"])
+            assert daemon.metric("syncd_blobs_corrupt") == 1
+            assert mistral.name in daemon.command("list").stdout
+            assert daemon.command("status", "--check").returncode == 6
+        else:
+            eventually(lambda: daemon.metric("syncd_blobs_quarantined_total") == 1)
+            assert daemon.events("model.quarantined")
+            assert mistral.name not in daemon.command("list").stdout
+            assert assert_store_whole(daemon.store) == {}
+
+
+def test_a_daemon_that_is_not_to_repair_waits_for_the_command(registry: ScriptedRegistry, tmp_path: Path) -> None:
+    mistral = registry.add(build_model("mistral:7b"))
+    with RunningDaemon(tmp_path, "[scrub]\nrepair = false") as daemon:
+        assert daemon.command("pull", mistral.name).returncode == 0
+        flipped(5000)(weights_of(daemon, mistral))
+        assert daemon.command("verify").returncode == 6
+        (waiting,) = eventually(lambda: daemon.status()["repairs"])
+        assert waiting["next_try"] is None
+
+        mended = daemon.command("verify", "--repair")
+
+        assert mended.returncode == 0, mended.stderr
+        assert "1 blob mended" in mended.stdout
+        assert assert_store_whole(daemon.store) == {mistral.name: mistral.digest}
+        eventually(lambda: daemon.status()["repairs"] == [])
+
+
+def test_a_damaged_model_of_the_settings_is_mended_once(registry: ScriptedRegistry, tmp_path: Path) -> None:
+    mistral = registry.add(build_model("mistral:7b"))
+    with RunningDaemon(tmp_path, f'[[models]]\nname = "{mistral.name}"') as daemon:
+        eventually(lambda: daemon.model(mistral.name)["state"] == "published")
+        registry.forget_requests()
+        flipped(5000)(weights_of(daemon, mistral))
+
+        assert daemon.command("verify").returncode == 6
+
+        eventually(lambda: is_right(weights_of(daemon, mistral)))
+        eventually(lambda: daemon.model(mistral.name)["state"] == "published")
+        assert registry.bytes_served(mistral.weights) == mistral.weights_size  # one chunk; once
+        assert assert_store_whole(daemon.store) == {mistral.name: mistral.digest}

@@ -1,0 +1,68 @@
+"""``syncd verify --repair`` without a daemon: what it says, and its exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pull.world import ROOT, blob_file, pulled
+from tests.repair.world import flipped
+from tests.support.models import build_model
+from tests.support.oracle import assert_store_whole
+from tests.support.registry import ModelHandle, ScriptedRegistry
+
+
+def syncd(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (sys.executable, "-m", "syncd.cli.main", *arguments, "--store", str(store)),
+        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+async def rotten(registry: ScriptedRegistry, tmp_path: Path) -> ModelHandle:
+    model = registry.add(build_model("mistral:7b"))
+    await pulled(model.name, tmp_path / "models")
+    flipped(5000)(tmp_path / "models" / "blobs" / blob_file(model.weights))
+    return model
+
+
+def test_it_mends_and_says_what_it_fetched(rotten: ModelHandle, tmp_path: Path) -> None:
+    store = tmp_path / "models"
+    done = syncd(store, "verify", "--repair")
+
+    assert done.returncode == 0, done.stderr
+    assert f"{rotten.name}: {rotten.weights}: mended" in done.stdout
+    assert assert_store_whole(store) == {rotten.name: rotten.digest}
+    assert syncd(store, "verify", rotten.name, "--repair").returncode == 0
+
+
+def test_its_json_is_a_line_per_fault_and_per_end(rotten: ModelHandle, tmp_path: Path) -> None:
+    done = syncd(tmp_path / "models", "verify", "--repair", "--json", rotten.name)
+
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    events = [line["event"] for line in lines if line["event"] not in {"progress", "mending"}]
+    assert events == ["fault", "mended", "mended_all"]
+    assert lines[-1]["fetched"] == rotten.weights_size
+
+
+def test_what_cannot_be_mended_is_an_error_of_integrity(
+    rotten: ModelHandle, registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    registry.remove_blob(rotten.weights)
+
+    done = syncd(tmp_path / "models", "verify", "--repair")
+
+    assert done.returncode == 6
+    assert "cannot be mended" in done.stdout
+    assert "backup" in done.stderr
+    assert assert_store_whole(tmp_path / "models") == {}

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from syncd.errors import SyncdError
+from syncd.oci.digest import Digest
 from syncd.store.records import Identity
 from syncd.store.state import StateFiles
 
@@ -80,9 +81,12 @@ def load(files: StateFiles) -> ScrubState:
     """What is remembered. Blocks for a moment."""
     try:
         content = files.read(_FILE)
-        return ScrubState() if content is None else msgspec.json.decode(content, type=ScrubState)
+        found = ScrubState() if content is None else msgspec.json.decode(content, type=ScrubState)
+        for one in found.damaged:
+            Digest.parse(one.digest)
     except (SyncdError, msgspec.MsgspecError):
         return ScrubState()
+    return found
 
 
 def save(files: StateFiles, state: ScrubState) -> None:

@@ -88,31 +88,32 @@ def test_the_readme_is_not_found_empty() -> None:
 # The README's table of commands, and its exit codes
 
 
-def rows() -> dict[str, str]:
-    """The right cell of the README's table for each command of the left one; a command may stand in several rows."""
+def rows() -> list[tuple[list[str], str]]:
+    """The README's table: the commands that a row is about, and all that it says."""
     text = PAGES[0].read_text()
     table = text.partition("| command | what it does |\n|---|---|\n")[2].partition("\n\n")[0]
-    found: dict[str, str] = {}
-    for line in table.splitlines():
-        left, right = line.strip("| ").replace("\\|", "/").split(" | ", 1)
-        for name in re.findall(r"`syncd ([a-z]+)", left):
-            found[name] = f"{found.get(name, '')} {left} {right}"
-    return found
+    return [(re.findall(r"`syncd ([a-z]+)", line.split(" | ")[0]), line) for line in table.splitlines()]
+
+
+def options(name: str) -> set[str]:
+    """How the options of a command, and of those below it, are spelled."""
+    command = syncd.get_command(_ROOT, name)
+    assert command is not None
+    below = list(command.commands.values()) if isinstance(command, click.Group) else []
+    return {spelling for one in (command, *below) for parameter in one.params for spelling in parameter.opts}
 
 
 def test_the_readme_names_every_command() -> None:
-    assert set(rows()) == set(syncd.list_commands(_ROOT))
+    assert {name for names, _ in rows() for name in names} == set(syncd.list_commands(_ROOT))
 
 
-def test_the_options_in_a_commands_row_are_its_own() -> None:
-    wrong = []
-    for name, said in rows().items():
-        group = syncd.get_command(_ROOT, name)
-        assert group is not None
-        below = list(group.commands.values()) if isinstance(group, click.Group) else []
-        known = {spelling for command in (group, *below) for parameter in command.params for spelling in parameter.opts}
-        # In a row of two commands an option is either's.
-        wrong += [f"{name} {option}" for option in re.findall(r"`(--[a-z-]+)", said) if option not in known]
+def test_the_options_in_a_row_are_those_of_its_commands() -> None:
+    wrong = [
+        f"{names}: {option}"
+        for names, said in rows()
+        for option in re.findall(r"`(--[a-z-]+)", said)
+        if not any(option in options(name) for name in names)
+    ]
     assert wrong == []
 
 

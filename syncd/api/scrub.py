@@ -1,6 +1,7 @@
 """``syncd scrub``: read every blob over from the disk itself."""
 
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -8,6 +9,7 @@ import structlog
 
 from syncd.api.catalogue import rfc3339
 from syncd.api.operation import Desk, Operation, Tell
+from syncd.api.repair import BlobMended, BlobNotMended, MendingNow, mend
 from syncd.api.scrubbed import DamageLine, LastScrub, Scrubbed, ScrubDamage, ScrubInfo, ScrubMoment
 from syncd.jobs.damage import Damage
 from syncd.jobs.scrub import ScrubEars, ScrubResult, ScrubWish, scrub
@@ -23,11 +25,13 @@ class ScrubRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Read the blobs of these models over (null: of all), and find what is damaged.
 
     ``max_rate``: bytes a second; null: as fast as the disk. ``anew``: from the beginning, where one was interrupted.
+    ``repair``: mend it then, as ``mend`` does.
     """
 
     names: tuple[str, ...] | None = None
     max_rate: Annotated[float, msgspec.Meta(ge=1000)] | None = None
     anew: bool = False
+    repair: bool = False
 
 
 async def _scrub(desk: Desk, asked: ScrubRequest, tell: Tell) -> Scrubbed:
@@ -43,6 +47,9 @@ async def _scrub(desk: Desk, asked: ScrubRequest, tell: Tell) -> Scrubbed:
         damaged=result.damaged,
         direct=result.direct,
     )
+    if asked.repair and result.damages:
+        ended = await mend(desk, result.damages, tell)
+        result = replace(result, damages=tuple(one.damage for one in ended if one.error is not None))
     if result.damaged:
         desk.changed(*{name for damage in result.damages for name in damage.models})
     return scrubbed(result, time.monotonic() - started)
@@ -129,9 +136,15 @@ def scrub_info(state: ScrubState, *, every: float | None, now: ScrubProgress | N
 SCRUB = Operation(
     path="scrub",
     asked=ScrubRequest,
-    lines={"scrubbing": ScrubMoment, "damage": DamageLine},
+    lines={
+        "scrubbing": ScrubMoment,
+        "damage": DamageLine,
+        "mending": MendingNow,
+        "mended": BlobMended,
+        "not_mended": BlobNotMended,
+    },
     ended=("scrubbed", Scrubbed),
     run=_scrub,
     writes=lambda _asked: True,
-    moments=(ScrubMoment,),
+    moments=(ScrubMoment, MendingNow),
 )

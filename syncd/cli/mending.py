@@ -15,6 +15,9 @@ from syncd.errors import IntegrityError
 from syncd.oci.name import ModelName
 from syncd.text import printable, size
 
+LINES = (MendingNow, BlobMended, BlobNotMended)
+"""What is told of mending, in ``scrub --repair`` as well."""
+
 _SHOWN_EVERY = 2.0  # seconds
 _HINT = "nothing is lost: run it again, and what is fetched already is not fetched again"
 _FATES = {
@@ -33,23 +36,6 @@ def verify_and_mend(session: Session, names: Sequence[ModelName], watch: Watch, 
     with watch:
         view = View(watch, as_json=as_json)
         told = place.of(session).operate(MEND, asked, view.hear, hint=_HINT)
-    _conclude(told, view, as_json=as_json)
-    if told.faults:
-        raise IntegrityError(
-            f"{words.count(told.faults, 'manifest')} broken, which is no blob to mend",
-            hint="'syncd pull NAME' replaces a manifest, 'syncd rm NAME' removes it",
-        )
-
-
-def mend(session: Session, names: Sequence[str] | None, *, as_json: bool) -> None:
-    """Mend what is known to be damaged of these models (None: of all). ``IntegrityError``: something stays so."""
-    view = View(None, as_json=as_json)
-    asked = MendRequest(None if names is None else tuple(names))
-    told = place.of(session).operate(MEND, asked, view.hear, hint=_HINT)
-    _conclude(told, view, as_json=as_json)
-
-
-def _conclude(told: MendedAll, view: "View", *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(events.line(told))
     else:
@@ -58,6 +44,11 @@ def _conclude(told: MendedAll, view: "View", *, as_json: bool) -> None:
         raise IntegrityError(
             f"{words.count(left(told), 'blob')} could not be mended",
             hint=view.hint or "'syncd verify --repair' tries again",
+        )
+    if told.faults:
+        raise IntegrityError(
+            f"{words.count(told.faults, 'manifest')} broken, which is no blob to mend",
+            hint="'syncd pull NAME' replaces a manifest, 'syncd rm NAME' removes it",
         )
 
 

@@ -59,16 +59,19 @@ def scrub(
     wanted = tuple(str(ModelName.parse(name)) for name in names) or None
     session = Session.begin(context)
     logs.configure(session.verbosity)
-    asked = ScrubRequest(wanted, None if max_rate is None else float(max_rate), anew)
+    asked = ScrubRequest(wanted, None if max_rate is None else float(max_rate), anew, repair)
+    mends = mending.View(None, as_json=as_json)
     with _view(as_json=as_json) as view:
-        told = place.of(session).operate(SCRUB, asked, view.hear, hint=_GOES_ON)
+
+        def hear(line: msgspec.Struct) -> None:
+            (mends if isinstance(line, mending.LINES) else view).hear(line)
+
+        told = place.of(session).operate(SCRUB, asked, hear, hint=_GOES_ON)
     sys.stdout.write(events.line(told) if as_json else _summary(told))
-    if repair and told.damages:
-        mending.mend(session, wanted, as_json=as_json)
-    elif told.damages:
+    if told.damages:
         raise IntegrityError(
             f"{words.count(len(told.damages), 'damaged blob')} in {_looked_at(told)}",
-            hint="'syncd scrub --repair' mends it, and fetches only what is damaged or missing",
+            hint=mends.hint or "'syncd scrub --repair' mends it, and fetches only what is damaged or missing",
         )
 
 

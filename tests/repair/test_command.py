@@ -66,3 +66,22 @@ def test_what_cannot_be_mended_is_an_error_of_integrity(
     assert "cannot be mended" in done.stdout
     assert "backup" in done.stderr
     assert assert_store_whole(tmp_path / "models") == {}
+
+
+def test_a_scrub_mends_what_it_finds(rotten: ModelHandle, tmp_path: Path) -> None:
+    store = tmp_path / "models"
+
+    done = syncd(store, "scrub", "--repair")
+
+    assert done.returncode == 0, done.stderr
+    assert f"{rotten.name}: {rotten.weights}: mended" in done.stdout
+    assert assert_store_whole(store) == {rotten.name: rotten.digest}
+
+
+def test_a_scrub_that_cannot_mend_says_so(rotten: ModelHandle, registry: ScriptedRegistry, tmp_path: Path) -> None:
+    registry.flip(9000)
+
+    done = syncd(tmp_path / "models", "scrub", "--repair")
+
+    assert done.returncode == 6
+    assert f"{rotten.weights}: not mended" in done.stdout

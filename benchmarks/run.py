@@ -1,7 +1,7 @@
 """``make bench``: measures what docs/benchmarks.md says, and writes it.
 
-A run of everything takes about fifteen minutes and 20 GB of memory-backed space. The page is written by a whole run
-only; ``--quick`` and ``--only`` print theirs.
+A run of everything takes about twenty minutes, 20 GB of memory-backed space and 5 GB below /var/tmp. A whole run alone
+writes the page; ``--quick`` and ``--only`` print theirs.
 """
 
 import argparse

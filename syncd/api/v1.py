@@ -205,7 +205,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     ``model.pending``, ``model.removed``, ``model.moved_back``, ``instance.up``, ``instance.down``,
     ``instance.failing``,
     ``rollout.started``, ``rollout.tried``, ``rollout.halted``, ``rollout.done``, ``rollout.reverted``,
-    ``server.prewarmed``, ``heartbeat``.
+    ``server.prewarmed``, ``blob.damaged``, ``blob.mended``, ``blob.quarantined``, ``blob.kept``, ``blob.later`` (a try
+    at mending it failed), ``repair.reloaded``, ``heartbeat``.
     """
 
     event: str

@@ -21,7 +21,7 @@ from syncd.daemon.desired import backoff
 from syncd.daemon.followed import Times
 from syncd.daemon.reconcile import InForce
 from syncd.errors import SyncdError
-from syncd.jobs.damage import Damage
+from syncd.jobs.damage import Damage, DamageKind
 from syncd.jobs.mend import Fate, Mending
 from syncd.jobs.repair import survey
 from syncd.oci.digest import Digest
@@ -130,10 +130,12 @@ class Repairs:
         return min((max(0.0, one.retry_at - now) for one in self._known.values()), default=_LOOK_EVERY)
 
     async def _look(self, *, found_only: bool) -> None:
-        """What is damaged now. What is known already stays known until it is whole, however it was found."""
+        """What is damaged now; ``found_only``: of what is new, only what was read and found wrong.
+
+        What is known already stays known until it is whole, however it was found.
+        """
         try:
             damages = await in_thread(survey, self._store, None)
-            condemned = {one.blob.digest for one in await in_thread(self._condemned)} if found_only else set()
         except SyncdError as error:
             log.warning("repairs.not_looked", error=error.message)
             return
@@ -142,13 +144,10 @@ class Repairs:
             digest = damage.blob.digest
             if digest in before:
                 self._known[digest] = replace(before[digest], damage=damage)
-            elif not found_only or digest in condemned:
+            elif not found_only or damage.kind is DamageKind.WRONG_BYTES:
                 self._known[digest] = _Known(damage)
                 log.error("blob.damaged", digest=str(digest), models=[str(name) for name in damage.models])
                 self._chronicle.tell("blob.damaged", name=str(damage.models[0]), detail=str(digest))
-
-    def _condemned(self) -> tuple[Damage, ...]:
-        return survey(self._store, None, found_only=True)
 
     async def _mend_due(self) -> None:
         for known in tuple(self._known.values()):

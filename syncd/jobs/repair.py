@@ -89,11 +89,11 @@ async def repair(
     raise _verdict(blob, errors)
 
 
-def survey(store: Store, names: Sequence[ModelName] | None, *, found_only: bool = False) -> tuple[Damage, ...]:
+def survey(store: Store, names: Sequence[ModelName] | None) -> tuple[Damage, ...]:
     """What is known to be damaged of these models (None: of all), without reading a blob. Blocks.
 
     What was found wrong by a verification or a scrub is known until it is mended; what is missing, or has another size,
-    is seen, unless ``found_only``. Raise ``NotFoundError`` for a name that is not there.
+    is seen. Raise ``NotFoundError`` for a name that is not there.
     """
     users: dict[tuple[Digest, int], tuple[Descriptor, list[ModelName]]] = {}
     for name, manifest in _models(store, names):
@@ -102,7 +102,7 @@ def survey(store: Store, names: Sequence[ModelName] | None, *, found_only: bool 
     found = []
     for blob, models in users.values():
         kind = _look(store, blob)
-        if kind is DamageKind.WRONG_BYTES or (kind is not None and not found_only):
+        if kind is not None:
             found.append(Damage(blob, kind, None, tuple(dict.fromkeys(models)), _WORDS[kind]))
     return tuple(found)
 

@@ -107,7 +107,7 @@ class Reconcile:
         self._to_look: set[str] = set()
         self._next_round = 0.0
         self._revision = settings.revision
-        self.holds = store.holds.all()
+        self.holds = store.holds.all(_unreadable)
         """What rollbacks hold, as of the last round."""
         self.first_pass_done = False
         self._adopt(settings.current, first=True)
@@ -168,7 +168,7 @@ class Reconcile:
         moment = self._times.now()
         if moment.now >= self._next_round:
             self._next_round = moment.now + LOOK_SECONDS
-            self._take_in_holds(await in_thread(self._store.holds.all))
+            self._take_in_holds(await in_thread(self._store.holds.all, _unreadable))
             self._to_look |= self._models.keys()
         await self._look()
         wake = min(self._next_round, self._begin(group), self._leavings.resume(self._models))
@@ -331,3 +331,8 @@ class Reconcile:
         published = None if model.published is None else str(model.published)
         if model.wish.reference.name.folded not in self._models:
             self._memory.put(model.wish.reference.name, ModelMemory(published=published))
+
+
+def _unreadable(error: SyncdError) -> None:
+    """Of a hold: no pull of its model goes on until somebody releases it."""
+    log.warning("hold.unreadable", error=error.message)

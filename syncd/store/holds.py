@@ -4,17 +4,15 @@ A hold carries the manifest itself: what it says is so though the history be los
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
-import structlog
 
 from syncd.errors import IntegrityError, InvalidManifestError, InvalidNameError, SyncdError
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName
 from syncd.store.state import StateFiles
-
-log = structlog.get_logger()
 
 _PREFIX = "hold-"
 
@@ -51,8 +49,8 @@ class Holds:
         """What the tag is held at, if it is; in whatever case. Raise ``IntegrityError`` where that cannot be read."""
         return self._read(_file(name))
 
-    def all(self) -> tuple[Hold, ...]:
-        """Every one that can be read, by name."""
+    def all(self, on_unreadable: Callable[[SyncdError], None] | None = None) -> tuple[Hold, ...]:
+        """Every one that can be read, by name; ``on_unreadable`` hears of the others. Raise ``SyncdError``."""
         found = []
         for file in self._files.names():
             if not file.startswith(_PREFIX):
@@ -60,7 +58,8 @@ class Holds:
             try:
                 hold = self._read(file)
             except SyncdError as error:
-                log.error("hold.unreadable", file=file, error=error.message)  # noqa: TRY400 - expected: no traceback
+                if on_unreadable is not None:
+                    on_unreadable(error)
             else:
                 found += [] if hold is None else [hold]
         return tuple(sorted(found, key=lambda one: one.name))

@@ -59,6 +59,7 @@ ENDED = {
         "fetched_blobs": 1,
         "fetched_bytes": 100,
         "found_bytes": 0,
+        "moved_back": None,
         "seconds": 2.0,
     },
 }

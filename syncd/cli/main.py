@@ -37,6 +37,8 @@ _COMMANDS = {
     "unpin": "syncd.cli.pinning:unpin",
     "adopt": "syncd.cli.adopting:adopt_models",
     "migrate": "syncd.cli.migrating:migrate",
+    "export": "syncd.cli.bundling:export_models",
+    "import": "syncd.cli.bundling:import_models",
     "status": "syncd.cli.status:status",
     "cancel": "syncd.cli.cancelling:cancel",
     "reload": "syncd.cli.reloading:reload",

@@ -94,7 +94,7 @@ async def adopt(
             model, name, shelf, ForeignSupply(model.blobs, plan.scans, means, spoilt, counted), report
         )
     except BaseException:
-        _give_room_back(means.store, manifest)
+        give_room_back(means.store, manifest)
         raise
     forgotten = await in_thread(_forget, model.sources, name, manifest, means) if means.delete else []
     left = tuple(one.problem for one in forgotten if one.problem)
@@ -118,7 +118,7 @@ async def _taken(
     raise SpoiltError(f"{name} is not adopted: {why}", hint=f"'syncd pull {name}' fetches it") from error
 
 
-def _give_room_back(store: Store, manifest: Manifest) -> None:
+def give_room_back(store: Store, manifest: Manifest) -> None:
     """Remove what was reserved for blobs that did not come. What a pull has fetched of them stays for the next one."""
     for blob in manifest.blobs:
         lock = store.locks.try_digest(blob.digest)

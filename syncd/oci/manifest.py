@@ -14,7 +14,7 @@ MAX_BLOB_BYTES = 1 << 46  # 64 TiB: far above any model, far below what overflow
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-_LIST_TYPES = frozenset(
+LIST_TYPES = frozenset(
     {
         "application/vnd.docker.distribution.manifest.list.v2+json",
         "application/vnd.oci.image.index.v1+json",
@@ -94,7 +94,7 @@ class Manifest:
 
 def _refuse_lists(document: dict[str, Any]) -> None:
     media_type = document.get("mediaType")
-    if (isinstance(media_type, str) and media_type in _LIST_TYPES) or "manifests" in document:
+    if (isinstance(media_type, str) and media_type in LIST_TYPES) or "manifests" in document:
         raise InvalidManifestError(
             "this is a list of manifests (an image index), not one model",
             hint="pull one of the models it lists by its own tag; syncd, as Ollama, stores single manifests only",

@@ -19,6 +19,7 @@ from syncd.store.mounts import file_system_of, is_network
 from syncd.store.owner import name_of
 from syncd.store.quarantine import Quarantine
 from syncd.store.records import Records
+from syncd.store.spool import Spool
 from syncd.store.state import StateFiles
 from syncd.store.sweep import Sweep
 
@@ -60,6 +61,7 @@ class Store:
         self.state = StateFiles(ours(layout.STATE), staging)
         self.holds = Holds(self.state)
         self.intakes = Intakes(self.blobs, staging)
+        self.spool = Spool(self.blobs, staging)
         quarantine = ours(layout.QUARANTINE)
         self.quarantine = Quarantine(blobs, keep, self.records, self.models, quarantine)
         self.sweep = Sweep(blobs, keep, records, staging, ours(layout.TRASH), quarantine)

@@ -1,6 +1,7 @@
 """What these tests share: a Docker Engine whose containers have a loopback of their own, and the image, built once."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.systemd.machine import needs_debians_python
 
 # What Docker hands a container with a GPU to. It finds no GPU here, and what it was told of is seen in the container.
 _HOOK = "nvidia-container-runtime-hook"
+_ROOM = 4 * 2**30  # bytes; the images and what is built take less than one GiB
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +29,15 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
     hook.write_text("#!/bin/sh\nexit 0\n")
     hook.chmod(0o755)
     path = f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    with DockerEngine(before=BEFORE, environment={**os.environ, "PATH": path}) as engine:
+    folder = Path(tempfile.mkdtemp(prefix="syncd-docker-", dir=roomy()))
+    with DockerEngine(folder, before=BEFORE, environment={**os.environ, "PATH": path}) as engine:
         yield Docker(engine)
+
+
+def roomy() -> str | None:
+    """Memory, for the Engine's images: tens of thousands of files that are soon gone. None: the usual place."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > _ROOM else None
 
 
 @pytest.fixture(scope="session")

@@ -205,3 +205,18 @@ async def test_settings_that_pin_something_else_later_do_not_win_silently(
         assert visible(host.store) == {first.name: first.digest}
         run(host, "unpin", second.name)
         eventually(lambda: visible(host.store) == {second.name: second.digest})
+
+
+async def test_a_pin_that_cannot_be_read_keeps_the_model_as_it_is_until_it_is_released(
+    registry: ScriptedRegistry, host: RunningDaemon
+) -> None:
+    first, second = await versions(registry, host.store, 2)
+    run(host, "rollback", second.name)
+    (hold,) = (host.store / ".syncd" / "state").glob("hold-*.json")
+    hold.write_bytes(b"{")
+
+    assert "cannot be read" in refused(host, "pull", second.name, code=6)
+    assert visible(host.store) == {first.name: first.digest}
+    assert told(host, "unpin", second.name)["released"][0]["digest"] is None
+    run(host, "pull", second.name)
+    assert visible(host.store) == {second.name: second.digest}

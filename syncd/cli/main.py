@@ -42,6 +42,7 @@ _COMMANDS = {
     "status": "syncd.cli.status:status",
     "cancel": "syncd.cli.cancelling:cancel",
     "reload": "syncd.cli.reloading:reload",
+    "doctor": "syncd.cli.doctor:doctor",
     "smoke": "syncd.cli.smoking:smoke",
     "config": "syncd.cli.config:config",
     "serve": "syncd.cli.serve:serve",

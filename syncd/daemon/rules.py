@@ -1,6 +1,7 @@
 """The settings, as jobs see them."""
 
 from syncd.daemon.settings import Loaded
+from syncd.daemon.surroundings import surroundings_of
 from syncd.jobs.collection import CollectRules
 from syncd.jobs.policy import MaxSize, Patterns, Policy
 from syncd.jobs.rules import KnownServers, Rules
@@ -21,6 +22,7 @@ def rules_of(loaded: Loaded) -> Rules:
             discovered=settings.docker.discover,
             patience=settings.probes.timeout,
         ),
+        around=surroundings_of(loaded),
         keep_unrepairable=settings.scrub.unrepairable == "keep",
     )
 

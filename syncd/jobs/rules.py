@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from syncd.instances.model import Instance
 from syncd.jobs.collection import CollectRules
 from syncd.jobs.policy import NO_POLICY, Policy
+from syncd.jobs.surroundings import Surroundings
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName, Reference
 
@@ -23,7 +24,7 @@ class Rules:
     """``floor``: bytes of free space that jobs leave to others. ``policy``: which models may come in.
 
     ``wanted``: the models of the settings, with their pins. ``collect``: what collections leave. ``servers``: who is
-    asked what it has loaded where no daemon knows.
+    asked what it has loaded where no daemon knows. ``around``: the world around the store.
     ``keep_unrepairable``: a model that nobody can mend stays published.
     """
 
@@ -32,8 +33,9 @@ class Rules:
     wanted: tuple[Reference, ...] = ()
     collect: CollectRules = CollectRules()  # noqa: RUF009 - frozen
     servers: KnownServers = KnownServers()
+    around: Surroundings = Surroundings()
+    keep_unrepairable: bool = False
 
     def pin_of(self, name: ModelName) -> Digest | None:
         """What the settings pin a model to; None: they do not."""
         return next((one.digest for one in self.wanted if one.name.folded == name.folded), None)
-    keep_unrepairable: bool = False

@@ -22,6 +22,7 @@ from syncd.store.records import Records
 from syncd.store.spool import Spool
 from syncd.store.state import StateFiles
 from syncd.store.sweep import Sweep
+from syncd.store.trees import Trees
 
 _MAX_VERSION_BYTES = 64
 _READABLE_BY_ALL = 0o055
@@ -65,6 +66,7 @@ class Store:
         quarantine = ours(layout.QUARANTINE)
         self.quarantine = Quarantine(blobs, keep, self.records, self.models, quarantine)
         self.sweep = Sweep(blobs, keep, records, staging, ours(layout.TRASH), quarantine)
+        self.trees = Trees(manifests, blobs, quarantine)
 
     @classmethod
     def open(cls, path: Path, *, create: bool, allow_network_filesystem: bool = False) -> Self:

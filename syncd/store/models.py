@@ -6,7 +6,7 @@ renamed in with the manifest inside, and the ones that become empty are renamed 
 
 import errno
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -59,11 +59,15 @@ Listing = list[StoredModel | BrokenModel]
 class ModelStore:
     """``manifests/`` and ``history/``."""
 
-    def __init__(self, manifests: Folder, history: Folder, staging: Folder, blobs: BlobStore) -> None:
+    def __init__(
+        self, manifests: Folder, history: Folder, staging: Folder, blobs: BlobStore, revive: Callable[[], object]
+    ) -> None:
+        """``revive`` makes ``manifests`` again where somebody has removed it (``Store.revive``)."""
         self._manifests = manifests
         self._history = History(history, staging)
         self._staging = staging
         self._blobs = blobs
+        self._revive = revive
 
     def read(self, name: ModelName) -> Manifest | None:
         """What is published under exactly this name; None if nothing is. ``IntegrityError`` if it is no manifest."""
@@ -127,6 +131,8 @@ class ModelStore:
                 if self._rename_in(parent, (*missing, tag), manifest):
                     parent.fsync()
                     return
+            # An Ollama that prunes an empty store removes manifests/ itself (``PruneDirectory``).
+            self._revive()
         raise BusyError(f"{name}: its folder is made and removed by somebody else all the time", hint="run it again")
 
     def unpublish(self, name: ModelName, *, held: Lock) -> Manifest | None:

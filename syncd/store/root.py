@@ -58,7 +58,7 @@ class Store:
         records = ours(layout.RECORDS)
         self.records = Records(records, staging)
         self.blobs = BlobStore(blobs, keep, staging, self.records, self.locks)
-        self.models = ModelStore(manifests, ours(layout.HISTORY), staging, self.blobs)
+        self.models = ModelStore(manifests, ours(layout.HISTORY), staging, self.blobs, self.revive)
         self.state = StateFiles(ours(layout.STATE), staging)
         self.holds = Holds(self.state)
         self.intakes = Intakes(self.blobs, staging)

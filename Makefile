@@ -1,6 +1,7 @@
 # make demo    the main job, shown on this machine alone: no internet, GPU or Docker
 # make test    everything that CI checks: lint, types, layers, all tests
 # make bench   the figures of docs/benchmarks.md (takes a while; needs about 20 GB of memory-backed space)
+# make docs    the pages of docs/ that are made of the code: settings, metrics, errors
 # make image   the container image syncd:VERSION, by docker build
 # make lock    requirements*.lock anew: the versions and hashes that the image is made of
 # make dist    sdist and wheel, in dist/
@@ -18,7 +19,7 @@ BUILD ?= $(BIN)/python -m build
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint format bench image lock dist test-lowest audit install uninstall clean
+.PHONY: help setup system demo test lint format bench docs image lock dist test-lowest audit install uninstall clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -59,6 +60,9 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed
 	@.ci/system-packages docker-registry aria2 curl nginx-light
 	$(BIN)/python -m benchmarks.run
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m docs.reference
 
 # BUILD_ARGS: more for docker build, as --secret id=pip,src=FILE (docs/image.md).
 image:

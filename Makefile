@@ -28,7 +28,7 @@ setup: system $(VENV)/.installed
 
 # Programs that tests and demo run for real. Missing ones fail the tests in CI and are skipped, loudly, elsewhere.
 system:
-	@.ci/system-packages docker-registry strace e2fsprogs btrfs-progs mount systemd systemd-container debootstrap python3-venv prometheus \
+	@.ci/system-packages docker-registry strace skopeo umoci e2fsprogs btrfs-progs mount systemd systemd-container debootstrap python3-venv prometheus \
 	    zsh fish mandoc groff-base man-db
 	@# Another Docker than Debian's would be taken away for it.
 	@command -v dockerd >/dev/null || .ci/system-packages docker.io

@@ -86,7 +86,12 @@ def export_models(context: click.Context, names: tuple[str, ...], output: str, *
     ),
 )
 @click.argument("file", metavar="FILE")
-@click.option("--name", metavar="NAME", help="Take this model alone; the only one of a bundle gets this name.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    shell_complete=stored_names,
+    help="Take this model alone; the only one of a bundle gets this name.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 @as_json
 @shared

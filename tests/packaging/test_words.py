@@ -40,7 +40,7 @@ def unknown(call: str) -> str | None:
         if word.startswith("-"):
             spelled = word.partition("=")[0]
             known = {spelling for parameter in command.get_params(context) for spelling in parameter.opts}
-            if spelled not in known and spelled != "--":
+            if spelled not in known and spelled not in {"-", "--"}:
                 return f"{context.command_path} has no {spelled}"
         elif isinstance(command, click.Group):
             found = command.get_command(context, word)

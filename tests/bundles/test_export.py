@@ -1,0 +1,169 @@
+"""An export: the same models give the same bytes, and what is damaged gives none."""
+
+import asyncio
+import io
+import os
+import subprocess
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from syncd.errors import IntegrityError, NotFoundError
+from syncd.jobs.collect import collect
+from syncd.jobs.remove import remove
+from syncd.oci.name import ModelName
+from syncd.store import archive
+from syncd.store.root import Store
+from tests.adopt.world import blob_file
+from tests.bundles.world import command, environment, export_to, exported, filled, member, names, syncd
+from tests.support.models import Model
+
+
+def test_the_same_models_give_the_same_bytes_whatever_the_order_and_the_store(
+    store_path: Path, tmp_path: Path, mistral: Model, llava: Model
+) -> None:
+    other = filled(tmp_path / "elsewhere", llava, mistral)
+
+    assert exported(store_path, mistral, llava, mistral) == exported(other, llava, mistral)
+
+
+def test_a_bundle_is_an_image_layout_that_any_tar_can_read(store_path: Path, mistral: Model, llava: Model) -> None:
+    with tarfile.open(fileobj=io.BytesIO(exported(store_path, mistral, llava))) as bundle:
+        found = {one.name: one for one in bundle.getmembers()}
+        manifest = bundle.extractfile(member(mistral.digest))
+        assert manifest is not None
+        assert manifest.read() == mistral.manifest
+
+    assert list(found)[:4] == ["oci-layout", "index.json", "blobs", "blobs/sha256"]
+    files = {name for name, one in found.items() if one.isreg()}
+    digests = {mistral.digest, llava.digest, *mistral.blobs, *llava.blobs}
+    assert files == {"oci-layout", "index.json", *map(member, digests)}
+    assert {(one.mtime, one.uid, one.gid, one.uname, one.gname) for one in found.values()} == {(0, 0, 0, "", "")}
+
+
+def test_a_member_of_many_gigabytes_has_a_header_that_tar_understands() -> None:
+    size = 40 << 30
+
+    info = tarfile.TarFile.open(fileobj=io.BytesIO(archive.header("blobs/sha256/" + "a" * 64, size))).next()
+
+    assert info is not None
+    assert info.size == size
+
+
+def test_what_is_not_there_is_said_so_and_nothing_is_written(store_path: Path, tmp_path: Path) -> None:
+    ended = syncd(store_path, "export", "mistral:7b", "absent:1b", "-o", str(tmp_path / "m.tar"))
+
+    assert ended.returncode == 3
+    assert b"absent:1b is not in" in ended.stderr
+    assert not list(tmp_path.glob("m.tar*"))
+
+
+def test_a_damaged_blob_ends_it_and_the_older_file_stays(store_path: Path, tmp_path: Path, mistral: Model) -> None:
+    file = blob_file(store_path, mistral.weights)
+    found = file.stat()
+    file.chmod(0o644)
+    with file.open("r+b") as weights:
+        weights.seek(1000)
+        weights.write(b"rot")
+    file.chmod(0o444)
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    target = tmp_path / "m.tar"
+    target.write_bytes(b"last week's")
+
+    ended = syncd(store_path, "export", "mistral:7b", "-o", str(target))
+
+    assert ended.returncode == 6
+    assert b"damaged" in ended.stderr
+    assert b"syncd verify --repair mistral:7b" in ended.stderr
+    assert target.read_bytes() == b"last week's"
+    assert [path.name for path in tmp_path.glob("m.tar*")] == ["m.tar"]
+
+
+def test_a_damaged_blob_in_a_pipe_leaves_no_end(store_path: Path, mistral: Model) -> None:
+    file = blob_file(store_path, mistral.weights)
+    file.chmod(0o644)
+    file.write_bytes(b"?" * file.stat().st_size)
+
+    ended = syncd(store_path, "export", "mistral:7b", "-o", "-")
+
+    assert ended.returncode == 6
+    assert not ended.stdout.endswith(archive.END)
+
+
+def test_a_missing_blob_is_found_before_anything_is_written(store_path: Path, mistral: Model) -> None:
+    for folder in (store_path / "blobs", store_path / ".syncd" / "keep"):
+        (folder / blob_file(store_path, mistral.weights).name).unlink()
+    content = io.BytesIO()
+
+    with Store.open(store_path, create=False) as store, pytest.raises(IntegrityError, match="is missing"):
+        asyncio.run(export_to(store, names(mistral), content.write))
+
+    assert not content.getvalue()
+    assert not list((store_path / ".syncd" / "leases").iterdir())
+
+
+def test_a_collection_leaves_the_blobs_of_an_export_that_runs(store_path: Path, mistral: Model) -> None:
+    begun, go_on, content = threading.Event(), threading.Event(), io.BytesIO()
+
+    def write(part: bytes | memoryview) -> None:
+        content.write(part)
+        begun.set()
+        assert go_on.wait(60)
+
+    async def both(store: Store) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(export_to(store, names(mistral), write), name="export")
+            try:
+                await asyncio.to_thread(begun.wait, 60)
+                await remove(store, ModelName.parse("mistral:7b"), now=time.time())
+                taken = await collect(store, now=time.time() + 30 * 24 * 3600)
+            finally:
+                go_on.set()
+        assert not taken.blobs
+
+    with Store.open(store_path, create=False) as store:
+        asyncio.run(both(store))
+        assert content.getvalue().endswith(archive.END)
+        assert not list((store_path / ".syncd" / "leases").iterdir())
+        freed = asyncio.run(collect(store, now=time.time() + 30 * 24 * 3600))
+    assert mistral.weights in {str(one.digest) for one in freed.blobs}
+
+
+def test_an_export_that_nobody_reads_can_be_interrupted(store_path: Path) -> None:
+    process = subprocess.Popen(
+        command(store_path, "export", "mistral:7b", "-o", "-"), env=environment(store_path), stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.read(512)  # 64 KiB fit into the pipe: it waits for us
+        process.terminate()
+        assert process.wait(30) == 128 + 15
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+    assert not list((store_path / ".syncd" / "leases").iterdir())
+
+
+def test_a_device_or_a_terminal_is_no_file_to_replace(store_path: Path) -> None:
+    ended = syncd(store_path, "export", "mistral:7b", "-o", "/dev/null")
+
+    assert ended.returncode == 2
+    assert b"no regular file" in ended.stderr
+    assert Path("/dev/null").is_char_device()
+
+
+def test_json_and_the_archive_do_not_share_stdout(store_path: Path) -> None:
+    ended = syncd(store_path, "export", "mistral:7b", "-o", "-", "--json")
+
+    assert ended.returncode == 2
+    assert not ended.stdout.startswith(b"oci-layout")
+
+
+def test_a_name_that_nobody_has_is_not_found(store_path: Path) -> None:
+    with Store.open(store_path, create=False) as store, pytest.raises(NotFoundError):
+        asyncio.run(export_to(store, [ModelName.parse("none:1b")], io.BytesIO().write))

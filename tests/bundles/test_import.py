@@ -1,0 +1,340 @@
+"""An import: what was exported comes out the same, from a file, a folder and a pipe, by whoever wrote it."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from syncd.errors import InvalidManifestError, NoSpaceError, NotFoundError
+from syncd.jobs.policy import MaxSize, Patterns, Policy, PolicyError
+from syncd.jobs.pull import HeldError
+from syncd.oci.name import ModelName
+from syncd.store.holds import Hold
+from syncd.store.root import Store
+from tests.bundles.world import (
+    INDEX_TYPE,
+    ROOT,
+    Layout,
+    command,
+    environment,
+    exported,
+    index_of,
+    member,
+    piped,
+    small,
+    syncd,
+    taken_in,
+)
+from tests.support.content import digest_of
+from tests.support.daemon import RunningDaemon, eventually
+from tests.support.models import Model, model_from
+from tests.support.oracle import assert_store_whole, snapshot, unreferenced_blobs
+
+FULL = "registry.ollama.ai/library/mistral:7b"
+
+
+@pytest.fixture
+def host(other: Path) -> Iterator[Store]:
+    """Another host's store, empty."""
+    with Store.open(other, create=True) as store:
+        yield store
+
+
+def brought(store: Store, path: Path, **more: object) -> set[str]:
+    """The names that an import of the bundle at ``path`` published."""
+    return {str(name) for name in asyncio.run(taken_in(store, path, **more))}  # type: ignore[arg-type] - taken_in's own
+
+
+def streamed(store: Store, content: bytes, **more: object) -> set[str]:
+    """Likewise, through a pipe."""
+    out, writer = piped(content)
+    try:
+        return {str(name) for name in asyncio.run(taken_in(store, None, stream=out, **more))}  # type: ignore[arg-type] - taken_in's own
+    finally:
+        os.close(out)
+        writer.join(30)
+
+
+def written(folder: Path, content: bytes) -> Path:
+    path = folder / "bundle.tar"
+    path.write_bytes(content)
+    return path
+
+
+def test_what_was_exported_is_the_same_on_another_host(
+    store_path: Path, host: Store, tmp_path: Path, mistral: Model, llava: Model
+) -> None:
+    bundle = written(tmp_path, exported(store_path, mistral, llava))
+
+    assert brought(host, bundle) == {"mistral:7b", "llava:7b"}
+
+    assert snapshot(host.path) == snapshot(store_path)
+    assert exported(host.path, mistral, llava) == bundle.read_bytes()
+
+
+def test_from_one_host_to_another_through_a_pipe(store_path: Path, other: Path) -> None:
+    exporter = subprocess.Popen(
+        command(store_path, "export", "mistral:7b", "llava:7b", "-o", "-", "-q"),
+        env=environment(store_path),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    importer = subprocess.run(
+        command(other, "import", "-"),
+        env=environment(other),
+        cwd=ROOT,
+        stdin=exporter.stdout,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert exporter.stdout is not None
+    exporter.stdout.close()
+
+    assert exporter.wait(30) == 0
+    assert importer.returncode == 0, importer.stderr
+    assert snapshot(other) == snapshot(store_path)
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["index first", "index last"])
+def test_a_pipe_brings_blobs_in_whatever_order(host: Store, mistral: Model, llava: Model, backwards: bool) -> None:
+    layout = Layout.of(mistral, llava)
+
+    streamed(host, (layout.reversed() if backwards else layout).tar())
+
+    assert set(assert_store_whole(host.path).values()) == {mistral.digest, llava.digest}
+    assert not unreferenced_blobs(host.path)
+    assert not list((host.path / ".syncd" / "staging").iterdir())
+
+
+def test_a_pipe_that_breaks_off_leaves_the_store_as_it_was(host: Store, mistral: Model) -> None:
+    before = snapshot(host.path)
+    content = Layout.of(mistral).reversed().tar()
+
+    with pytest.raises(Exception, match="cut off"):
+        streamed(host, content[: len(content) // 2])
+
+    assert snapshot(host.path) == before
+    assert not list((host.path / ".syncd" / "staging").iterdir())
+
+
+def test_what_a_pipe_brings_that_no_model_needs_is_not_kept(host: Store) -> None:
+    stray = os.urandom(5 << 20)
+    layout = Layout.of(small("one:1b")).having(member(digest_of(stray)), stray)
+
+    streamed(host, layout.reversed().tar())
+
+    assert not unreferenced_blobs(host.path)
+    assert not list((host.path / ".syncd" / "staging").iterdir())
+
+
+def test_big_blobs_of_a_pipe_whose_index_comes_last_are_not_written_twice(host: Store) -> None:
+    big = Layout.of(model := small_with(os.urandom(9 << 20)))
+
+    streamed(host, big.reversed().tar())
+
+    assert set(assert_store_whole(host.path).values()) == {model.digest}
+
+
+def small_with(weights: bytes) -> Model:
+    return model_from("big:1b", [("model", weights), ("template", b"shared")])
+
+
+def test_a_folder_is_imported_as_its_archive_is(host: Store, tmp_path: Path, mistral: Model) -> None:
+    with tarfile.open(written(tmp_path, Layout.of(mistral).tar())) as archive:
+        archive.extractall(tmp_path / "layout", filter="data")
+
+    assert brought(host, tmp_path / "layout") == {"mistral:7b"}
+    assert set(assert_store_whole(host.path).values()) == {mistral.digest}
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_kind_of_tar_is_read(host: Store, tmp_path: Path, format: int) -> None:  # noqa: A002 - tarfile's word
+    content = Layout.of(small("one:1b")).tar(format=format, prefix="./")
+
+    assert brought(host, written(tmp_path, content)) == {"one:1b"}
+
+
+def test_a_bundle_whose_blobs_are_here_already_takes_none(store_path: Path, tmp_path: Path, mistral: Model) -> None:
+    bundle = written(tmp_path, Layout.of(mistral).tar())
+
+    ended = syncd(store_path, "import", "--json", str(bundle))
+
+    assert ended.returncode == 0
+    assert b'"current":true' in ended.stdout
+
+
+def test_history_says_which_bundle_it_came_from(other: Path, tmp_path: Path, mistral: Model) -> None:
+    bundle = written(tmp_path, Layout.of(mistral).tar())
+
+    assert syncd(other, "import", str(bundle)).returncode == 0
+
+    with Store.open(other, create=False) as store:
+        assert store.models.history(ModelName.parse("mistral:7b"))[0].origin == f"bundle {bundle}"
+
+
+# Names
+
+
+def test_an_image_without_a_models_name_needs_one(host: Store, tmp_path: Path) -> None:
+    bundle = written(tmp_path, Layout.of(small("one:1b"), refs=["latest"]).tar())
+
+    with pytest.raises(InvalidManifestError, match="full name"):
+        brought(host, bundle)
+
+    assert brought(host, bundle, name=ModelName.parse("mine:1b")) == {"mine:1b"}
+
+
+def test_one_of_several_models_is_taken_by_its_name(host: Store, tmp_path: Path) -> None:
+    bundle = written(tmp_path, Layout.of(small("one:1b"), small("two:1b")).tar())
+
+    with pytest.raises(NotFoundError, match="more than one") as error:
+        brought(host, bundle, name=ModelName.parse("three:1b"))
+    assert error.value.hint == "it holds one:1b, two:1b"
+
+    assert brought(host, bundle, name=ModelName.parse("two:1b")) == {"two:1b"}
+
+
+def test_a_list_of_one_manifest_counts_as_that_one(host: Store, tmp_path: Path) -> None:
+    model = small("one:1b")
+    nested = index_of([(model.manifest, None)])
+    outer = index_of([(nested, FULL)], mediaType=INDEX_TYPE)
+    layout = Layout.of(model).having("index.json", outer).having(member(digest_of(nested)), nested)
+
+    assert brought(host, written(tmp_path, layout.tar())) == {"mistral:7b"}
+    assert streamed(host, layout.reversed().tar()) == {"mistral:7b"}
+    assert set(assert_store_whole(host.path).values()) == {model.digest}
+
+
+# Rules
+
+
+@pytest.mark.parametrize("pipe", [False, True], ids=["file", "pipe"])
+@pytest.mark.parametrize(
+    "policy", [Policy(deny_names=Patterns(("*/one:*",))), Policy(max_size=MaxSize(100))], ids=["name", "size"]
+)
+def test_what_the_policy_refuses_does_not_come_in(host: Store, tmp_path: Path, policy: Policy, pipe: bool) -> None:
+    content = Layout.of(small("one:1b")).tar()
+
+    with pytest.raises(PolicyError):
+        streamed(host, content, policy=policy) if pipe else brought(host, written(tmp_path, content), policy=policy)
+
+    assert snapshot(host.path) == {}
+    assert not list((host.path / ".syncd" / "staging").iterdir())
+
+
+@pytest.mark.parametrize("pipe", [False, True], ids=["file", "pipe"])
+def test_a_full_disk_is_said_before_anything_is_written(host: Store, tmp_path: Path, pipe: bool) -> None:
+    content = Layout.of(small_with(os.urandom(5 << 20))).tar()
+    floor = host.free_bytes() - (1 << 20)
+
+    with pytest.raises(NoSpaceError):
+        streamed(host, content, floor=floor) if pipe else brought(host, written(tmp_path, content), floor=floor)
+
+    assert not list((host.path / ".syncd" / "staging").iterdir())
+
+
+def test_a_pinned_name_keeps_its_version(host: Store, tmp_path: Path) -> None:
+    first, second = small("one:1b", "first"), small("one:1b", "second")
+    (tmp_path / "a").mkdir()
+    brought(host, written(tmp_path / "a", Layout.of(first).tar()))
+    name = ModelName.parse("one:1b")
+    manifest = host.models.read(name)
+    assert manifest is not None
+    host.holds.put(Hold(name, manifest, 0.0, "somebody", "here"))
+
+    with pytest.raises(HeldError):
+        brought(host, written(tmp_path, Layout.of(second).tar()))
+
+    assert set(assert_store_whole(host.path).values()) == {first.digest}
+
+
+def test_another_version_takes_the_place_of_the_one_before(host: Store, tmp_path: Path) -> None:
+    first, second = small("one:1b", "first"), small("one:1b", "second")
+    brought(host, written(tmp_path, Layout.of(first).tar()))
+
+    brought(host, written(tmp_path, Layout.of(second).tar()))
+
+    assert set(assert_store_whole(host.path).values()) == {second.digest}
+
+
+# Beside others
+
+
+def test_eight_imports_of_one_bundle_at_once(other: Path, tmp_path: Path, mistral: Model, llava: Model) -> None:
+    content = Layout.of(mistral, llava).tar()
+    bundle = written(tmp_path, content)
+    environ = environment(other)
+    processes = []
+    for number in range(8):
+        file = bundle.open("rb")
+        processes.append(
+            subprocess.Popen(
+                # Half of them through a pipe.
+                ["sh", "-c", 'cat "$0" | exec "$@"', str(bundle), *command(other, "import", "-")]
+                if number % 2
+                else command(other, "import", str(bundle)),
+                env=environ,
+                cwd=ROOT,
+                stdin=file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        )
+        file.close()
+    ended = [(process.communicate(timeout=120)[0], process.returncode) for process in processes]
+
+    assert [code for _, code in ended] == [0] * 8, ended
+    assert set(assert_store_whole(other).values()) == {mistral.digest, llava.digest}
+    assert not unreferenced_blobs(other)
+    assert not list((other / ".syncd" / "staging").iterdir())
+    assert not list((other / ".syncd" / "leases").iterdir())
+
+
+def test_a_running_daemon_serves_what_is_imported_beside_it(tmp_path: Path, mistral: Model) -> None:
+    bundle = written(tmp_path, Layout.of(mistral).tar())
+    daemon = RunningDaemon(tmp_path / "host")
+    try:
+        with daemon:
+            ended = daemon.command("import", str(bundle))
+            assert ended.returncode == 0, ended.stderr
+            assert eventually(lambda: "mistral:7b" in daemon.command("list").stdout)
+            out = tmp_path / "again.tar"
+            assert daemon.command("export", "mistral:7b", "-o", str(out)).returncode == 0
+    finally:
+        daemon.stop(signal.SIGKILL)
+    assert out.exists()
+    assert mistral.digest in assert_store_whole(daemon.store).values()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_root_becomes_the_owner_and_reads_and_writes_where_only_root_may(
+    mistral: Model,
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        store = Path(made) / "store"
+        store.mkdir()
+        shutil.chown(store, "nobody", "nogroup")
+        mine = Path(made) / "private"
+        mine.mkdir(mode=0o700)
+        bundle = written(mine, Layout.of(mistral).tar())
+        bundle.chmod(0o600)
+
+        taken = syncd(store, "import", str(bundle))
+        assert taken.returncode == 0, taken.stderr
+        given = syncd(store, "export", "mistral:7b", "-o", str(mine / "out.tar"))
+        assert given.returncode == 0, given.stderr
+
+        assert {path.owner() for path in (store / "blobs").iterdir()} == {"nobody"}
+        assert (mine / "out.tar").owner() == "root"
+        refused = syncd(store, "export", "absent:1b", "-o", str(mine / "none.tar"))
+        assert refused.returncode == 3
+        assert sorted(path.name for path in mine.iterdir()) == ["bundle.tar", "out.tar"]

@@ -33,7 +33,7 @@ class Rules:
     wanted: tuple[Reference, ...] = ()
     collect: CollectRules = CollectRules()  # noqa: RUF009 - frozen
     servers: KnownServers = KnownServers()
-    around: Surroundings = Surroundings()
+    around: Surroundings = Surroundings()  # noqa: RUF009 - frozen
     keep_unrepairable: bool = False
 
     def pin_of(self, name: ModelName) -> Digest | None:

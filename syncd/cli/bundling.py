@@ -1,5 +1,6 @@
 """``syncd export`` and ``syncd import``: models as files, for hosts that reach no registry."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from syncd.store.archive import ArchiveError
 from syncd.store.root import Store
 
 _STANDARD = "-"
+_PATH = click.Path(allow_dash=True)
 _HINT = "run the same command again: what is in the store stays"
 
 
@@ -39,7 +41,9 @@ _HINT = "run the same command again: what is in the store stays"
     ),
 )
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=stored_names)
-@click.option("-o", "--output", metavar="FILE", required=True, help="The archive to write; - is standard output.")
+@click.option(
+    "-o", "--output", metavar="FILE", type=_PATH, required=True, help="The archive to write; - is standard output."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 @as_json
 @shared
@@ -85,7 +89,7 @@ def export_models(context: click.Context, names: tuple[str, ...], output: str, *
         "syncd import models.tar", "syncd import --name mistral:7b image.tar", "syncd import - < models.tar"
     ),
 )
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", type=_PATH)
 @click.option(
     "--name",
     metavar="NAME",
@@ -109,6 +113,8 @@ def import_models(context: click.Context, file: str, *, name: str | None, quiet:
     session = Session.begin(context, quiet=quiet)
     logs.configure(session.verbosity)
     origin = STDIN if file == _STANDARD else Path(file)
+    if file == _STANDARD and os.isatty(0):
+        raise UsageError("a bundle is nothing to type", hint="'syncd import FILE', or pipe it in")
     with ExitStack() as stack:
         with _about(origin):
             found = bundle.opened(None if file == _STANDARD else origin, stack)

@@ -157,6 +157,7 @@ class _Writer:
         self._put(archive.header(name, len(content)) + content + archive.padding(len(content)))
 
     def _blob(self, name: ModelName, blob: Descriptor) -> None:
+        self._store.blobs.status(blob)  # what an outside Ollama took since we looked comes back
         check = self._store.blobs.open_check(blob)
         if check is None:
             raise IntegrityError(f"{name}: {blob.digest} was removed meanwhile", hint=_mend(name))

@@ -114,21 +114,24 @@ class Received:
             raise ArchiveError(f"{digest} has an impossible size: {size}")
         if len(self._spooled) >= _MAX_SPOOLED:
             raise ArchiveError(
-                f"more than {_MAX_SPOOLED} blobs come before what says whether they are needed",
+                f"more than {_MAX_SPOOLED} of its blobs are too large for memory, and from a pipe all of them are held",
                 hint="save it as a file, and import that",
             )
-        free = self._store.free_bytes()
-        if size + self._floor > free:
-            raise NoSpaceError(
-                f"{digest} needs {in_units(size)}, {in_units(free)} are free on {self._store.path},"
-                f" of which {in_units(self._floor)} are to stay free",
-                hint="run 'syncd gc --dry-run', or move the store",
-            )
+        self._require_room(size, f"{digest} needs")
         spooled = self._store.spool.receive(size, cursor.read_into, on_bytes=_unseen, cancelled=cancelled)
         if spooled.digest != digest:
             spooled.close()
             _check(digest, spooled.digest)
         self._spooled[digest] = spooled
+
+    def _require_room(self, size: int, what: str) -> None:
+        free = self._store.free_bytes()
+        if size and size + self._floor > free:
+            raise NoSpaceError(
+                f"{what} {in_units(size)}, {in_units(free)} are free on {self._store.path},"
+                f" of which {in_units(self._floor)} are to stay free",
+                hint="run 'syncd gc --dry-run', or move the store",
+            )
 
     def _needs(self, digest: Digest, size: int) -> bool:
         """Whether it has to be kept, as far as that is known yet."""
@@ -151,12 +154,16 @@ class Received:
             return None
         if any(image.digest not in self._memory for image in self._listed()):
             return None
-        return {
+        wanted = {
             blob.digest: blob
             for name, manifest in self.chosen().items()
             if self._may_come(name, manifest)
             for blob in manifest.blobs
         }
+        still_to_come = (blob for digest, blob in wanted.items() if self.size_of(digest) is None)
+        absent = (blob.size for blob in still_to_come if self._store.blobs.status(blob) is not BlobStatus.STORED)
+        self._require_room(sum(absent), "what is still to come needs")
+        return wanted
 
     def _listed(self) -> Iterator[image_layout.Image]:
         """The manifests of the index, and of those in it that are lists, as far as they are here."""

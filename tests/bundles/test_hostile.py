@@ -259,7 +259,7 @@ def test_many_big_blobs_before_the_index_are_bounded(
         "many:1b", [("model" if not number else "license", bytes([number]) * 200) for number in range(5)]
     )
 
-    with pytest.raises(ArchiveError, match="more than 2 blobs"):
+    with pytest.raises(ArchiveError, match="more than 2 of its blobs"):
         brought(host, tmp_path, Layout.of(model).reversed().tar(), pipe=True)
 
     brought(host, tmp_path, Layout.of(model).tar(), pipe=False)

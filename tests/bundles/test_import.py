@@ -11,10 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
-from syncd.errors import InvalidManifestError, NoSpaceError, NotFoundError
+from syncd.download.journal import Journal
+from syncd.errors import IntegrityError, InvalidManifestError, NoSpaceError, NotFoundError
 from syncd.jobs.policy import MaxSize, Patterns, Policy, PolicyError
 from syncd.jobs.pull import HeldError
+from syncd.oci.chunks import CHUNK_SIZE
+from syncd.oci.digest import Digest
+from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store.holds import Hold
 from syncd.store.root import Store
@@ -338,3 +343,44 @@ def test_root_becomes_the_owner_and_reads_and_writes_where_only_root_may(
         refused = syncd(store, "export", "absent:1b", "-o", str(mine / "none.tar"))
         assert refused.returncode == 3
         assert sorted(path.name for path in mine.iterdir()) == ["bundle.tar", "out.tar"]
+
+
+def test_an_import_from_a_pipe_in_which_nothing_comes_can_be_interrupted(other: Path, mistral: Model) -> None:
+    content = Layout.of(mistral).tar()
+    process = subprocess.Popen(
+        command(other, "import", "-"), env=environment(other), cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    try:
+        assert len(content) // 2 > 1 << 16, "a pipe takes all of it: nobody has to be reading"
+        process.stdin.write(content[: len(content) // 2])
+        process.stdin.flush()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+    assert snapshot(other) == {}
+    assert not list((other / ".syncd" / "staging").iterdir())
+
+
+def test_a_partial_of_a_pull_is_not_given_up_for_bytes_that_are_wrong(host: Store, tmp_path: Path) -> None:
+    weights = os.urandom(CHUNK_SIZE + 1000)
+    model = small_with(weights)
+    blob = Descriptor("a/b", Digest.parse(model.weights), len(weights))
+    with host.blobs.stage(blob) as partial:
+        partial.write((weights[:CHUNK_SIZE],), 0)
+        journal = Journal(partial.open_journal(), blob)
+        journal.read()
+        journal.claim(0, blake3(weights[:CHUNK_SIZE]).digest())
+        journal.close()
+        path = partial.path
+    wrong = Layout.of(model).having(member(model.weights), b"?" * len(weights))
+
+    with pytest.raises(IntegrityError, match="damaged"):
+        brought(host, written(tmp_path, wrong.tar()))
+
+    assert path.read_bytes()[:CHUNK_SIZE] == weights[:CHUNK_SIZE]
+    brought(host, written(tmp_path, Layout.of(model).tar()))
+    assert set(assert_store_whole(host.path).values()) == {model.digest}

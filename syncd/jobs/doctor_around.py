@@ -65,13 +65,14 @@ def _tags(exam: Exam, server: ServerSeen) -> Iterator[Finding]:
     """What it lists, held against the store. What was published this moment it may not have listed yet."""
     if server.tags is None:
         return
+    theirs = {name.folded: name for one in server.tags if (name := _name(one.name)) is not None}
     listed = {
         name.folded: one.digest for one in server.tags if not one.hosted and (name := _name(one.name)) is not None
     }
     ours = {one.name.folded: one.name for one in exam.models}
     right = {one.name.folded: one.manifest.digest.hex for one in exam.models}
-    strange = sorted(set(listed) - set(ours))
-    missing = sorted(str(ours[name]) for name in set(ours) - set(listed))
+    strange = sorted(str(theirs[name]) for name in set(listed) - set(ours))
+    missing = sorted(str(ours[name]) for name in set(ours) - set(theirs))
     other = sorted(str(ours[name]) for name in set(ours) & set(listed) if listed[name] != right[name])
     if strange:
         what = f"it lists {_some(strange)}, which this store does not have"

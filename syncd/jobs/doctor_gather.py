@@ -32,7 +32,7 @@ _MAX_UNIT = 1 << 20
 _MAX_HOSTS = 2  # that are asked what time it is
 _CLOCK_PATIENCE = 5.0  # seconds
 _UNIT = "syncd.service"
-_SETTING = re.compile(r"^\s*(ReadWritePaths|ProtectSystem)\s*=\s*(.*?)\s*$", re.MULTILINE)
+_SETTING = re.compile(r"^[ \t]*(ReadWritePaths|ProtectSystem)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 
 
 class _Config(msgspec.Struct):

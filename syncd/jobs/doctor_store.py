@@ -157,8 +157,9 @@ def _scrubs(exam: Exam) -> Iterator[Finding]:
     last = exam.scrubbed if exam.scrubbed is not None else exam.since
     if last is not None and exam.now - last > _OVERDUE * exam.scrub_every:
         every = f"[scrub] every is {exam.scrub_every / _DAY:.3g} days"
-        when = "never" if exam.scrubbed is None else f"{(exam.now - last) / _DAY:.3g} days ago"
-        yield Finding.of(kinds.NO_SCRUB, place, f"{every}, and the last one ended {when}")
+        days = f"{(exam.now - last) / _DAY:.3g} days"
+        when = f"in {days} none has ended" if exam.scrubbed is None else f"the last one ended {days} ago"
+        yield Finding.of(kinds.NO_SCRUB, place, f"{every}, and {when}")
 
 
 def _some(names: Iterable[str]) -> str:

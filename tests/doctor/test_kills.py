@@ -1,0 +1,79 @@
+"""``syncd doctor --fix`` is killed at calls by which it changes the store: nothing is lost, and the next one ends it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.crash import strace
+from tests.doctor.world import Patient, visit
+from tests.pull.world import ROOT
+from tests.support.models import build_model
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+
+_WORK = "an afternoon's work"
+# Which call, and from which on: every third until one run ends by itself.
+_CALLS = ("renameat", "fsync", "chmod", "unlinkat", "linkat")
+_EVERY, _MOST = 3, 40
+
+
+def make_faults(patient: Patient) -> None:
+    (patient.path / "blobs/notes.txt").write_text(_WORK)
+    (patient.path / "blobs/sub").mkdir()
+    (patient.path / "blobs/sub/file").write_text(_WORK * 2)
+    (patient.path / "manifests/hf.co/me").mkdir(parents=True)
+    os.mkfifo(patient.path / "blobs/fifo")
+    os.truncate(patient.tag, 0)
+    patient.weights.chmod(0o600)
+    twin = build_model("llama3.2:3b")
+    config = twin.blobs[twin.config]
+    (patient.path / "blobs" / twin.config).write_bytes(config.read(0, config.size))
+
+
+def fixed(store: Path, call: str, number: int) -> int:
+    """The exit code of a doctor that is killed at the ``number``-th call of that kind, if it comes to that."""
+    inject = f"inject={call}:signal=KILL:when={number}"
+    done = subprocess.run(
+        ("strace", "-f", "-qq", "-o", "/dev/null", "-e", inject)
+        + (sys.executable, "-m", "syncd.cli.main", "doctor", "--fix", "--offline", "--store", str(store)),
+        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode in {0, -9, 137}, (done.returncode, done.stderr)
+    return done.returncode
+
+
+def contents(store: Path) -> list[str]:
+    """What lies in the store of the work that is no model's."""
+    files = [
+        path for path in store.rglob("*") if path.is_file() and path.stat().st_size in {len(_WORK), 2 * len(_WORK)}
+    ]
+    return sorted(text for path in files if _WORK in (text := path.read_text(errors="replace")))
+
+
+@pytest.mark.parametrize("call", _CALLS)
+async def test_a_doctor_that_is_killed_loses_nothing(patient: Patient, call: str) -> None:
+    strace.needs_strace()
+    kills = 0
+    for number in range(1, _MOST, _EVERY):
+        make_faults(patient)
+        before = contents(patient.path)
+
+        killed = fixed(patient.path, call, number) != 0
+
+        kills += killed
+        assert contents(patient.path) == before
+        again = await visit(patient.path, fix=True)
+        assert not again.left
+        assert contents(patient.path) == before
+        patient.assert_whole()
+        if not killed:
+            break
+    assert kills

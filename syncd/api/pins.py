@@ -6,7 +6,7 @@ import msgspec
 
 from syncd.aio import in_thread
 from syncd.api.operation import Desk, Operation, Tell
-from syncd.errors import IntegrityError, NotFoundError
+from syncd.errors import IntegrityError, NotFoundError, SyncdError
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName
 from syncd.store.holds import Holds
@@ -93,12 +93,21 @@ async def _unpin(desk: Desk, asked: UnpinRequest, tell: Tell) -> UnpinsTold:
 
 def _released(desk: Desk, asked: UnpinRequest) -> list[UnpinLine]:
     holds = desk.store.holds
-    names = [one.name for one in holds.all()] if asked.names is None else map(ModelName.parse, asked.names)
+    names = _all(holds) if asked.names is None else map(ModelName.parse, asked.names)
     found = [line for name in names if (line := _held(holds, name)) is not None]
     if not asked.dry_run:
         for line in found:
             holds.drop(ModelName.parse(line.name))
     return found
+
+
+def _all(holds: Holds) -> list[ModelName]:
+    """The names that are held. Raise the ``SyncdError`` of one that cannot be read: whose it is, nobody knows."""
+    unreadable: list[SyncdError] = []
+    names = [one.name for one in holds.all(unreadable.append)]
+    if unreadable:
+        raise unreadable[0]
+    return names
 
 
 def _held(holds: Holds, name: ModelName) -> UnpinLine | None:

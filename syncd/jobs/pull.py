@@ -54,8 +54,8 @@ class PullMeans:
     """What a pull works with. ``floor``: bytes of free space that it leaves to others.
 
     ``before_publish``: gets so many seconds and no more, and what it raises stops no pull. ``policy``: which models may
-    come in. ``hold_for``: in words, who wants the tag held at what is pulled, from right before it is published on;
-    None: nobody, and a tag that is held at another version is left as it is.
+    come in. ``hold_for``: in words, who wants the tag held at what is pulled, from right before it is published on (if
+    it is not, what held the tag holds it again); None: nobody, and a tag that is held at another version stays so.
     """
 
     store: Store
@@ -217,10 +217,15 @@ class _Pull:
         await self._blobs.bring(manifest.blobs, lease)
         await self._blobs.bring_again(manifest, lease)
         self._enter(Phase.PUBLISHING)
-        await in_thread(self._hold, found)
-        await self._prepare(manifest)
-        with await self._store.locks.references(shared=True) as held:
-            await in_thread(self._store.models.publish, self._name, manifest, expected=seen, held=held)
+        before = await in_thread(self._store.holds.content, self._name)
+        try:
+            await in_thread(self._hold, found)
+            await self._prepare(manifest)
+            with await self._store.locks.references(shared=True) as held:
+                await in_thread(self._store.models.publish, self._name, manifest, expected=seen, held=held)
+        except BaseException:
+            await in_thread(self._let_go, manifest.digest, before)
+            raise
         await self._blobs.bring_again(manifest, lease)
         await in_thread(self._remember, found)
         self._log.info("pull.published", digest=str(manifest.digest), origin=found.source)
@@ -271,6 +276,16 @@ class _Pull:
         if self._means.hold_for is not None:
             hold = Hold(self._name, found.manifest, time.time(), self._means.hold_for, found.source)
             self._store.holds.put(hold)
+
+    def _let_go(self, digest: Digest, before: bytes | None) -> None:
+        # Under the name's lock still: whatever holds the tag now is of this pull.
+        if self._means.hold_for is None:
+            return
+        try:
+            if self._store.models.tag_digest(self._name) != digest:
+                self._store.holds.put_back(self._name, before)
+        except SyncdError as error:
+            self._log.warning("pull.hold_left", error=error.message)
 
     def _outcome(self, manifest: Manifest, *, current: bool) -> PullOutcome:
         fetches = [track.fetch for track in self._blobs.tracks.values() if track.fetch]

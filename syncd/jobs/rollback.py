@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from syncd.aio import in_thread
-from syncd.errors import NotFoundError, StoreError, SyncdError, UsageError
+from syncd.errors import IntegrityError, NotFoundError, StoreError, UsageError
 from syncd.jobs.policy import Policy, refuse
 from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.jobs.pull import PullMeans, pull
@@ -76,7 +75,7 @@ def choose(name: ModelName, versions: Sequence[Publication], current: Digest | N
 
 def plan(store: Store, name: ModelName, wanted: str | None, policy: Policy) -> RollbackPlan:
     """What a rollback would do (``--dry-run``). ``name``: as the store has it. Raise ``SyncdError``. Blocks."""
-    current, hold = store.models.tag_digest(name), store.holds.of(name)
+    current, hold = store.models.tag_digest(name), _held_at(store, name)
     if wanted is None and hold is not None and hold.manifest.digest == current and store.leases.has_dead(name):
         # One that was cut off behind its publication: the same command is to end it, and not to undo it.
         target = Publication(hold.manifest, hold.at, hold.origin, chosen=True)
@@ -95,27 +94,17 @@ async def roll_back(
     Where it fails, or is cancelled, the tag and what it was held at are as before. A process that dies has held the tag
     before it published, if it came that far: whoever goes by the hold finishes it.
     """
-    name, store = planned.name, means.store
-    before = await in_thread(store.holds.of, name)
     means = replace(means, registry=_One(planned.target), hold_for=by)
-    try:
-        return await pull(Reference(name, planned.digest), means, report)
-    except BaseException:
-        await in_thread(_let_go, store, planned, before)
-        raise
+    return await pull(Reference(planned.name, planned.digest), means, report)
 
 
-def _let_go(store: Store, planned: RollbackPlan, before: Hold | None) -> None:
+def _held_at(store: Store, name: ModelName) -> Hold | None:
+    """What the tag is held at; None also where that cannot be read: a rollback writes it anew."""
     try:
-        hold = store.holds.of(planned.name)
-        if hold is None or hold == before or store.models.tag_digest(planned.name) == planned.digest:
-            return
-        if before is None:
-            store.holds.drop(planned.name)
-        else:
-            store.holds.put(before)
-    except SyncdError as error:
-        log.warning("rollback.hold_left", name=str(planned.name), error=error.message)
+        return store.holds.of(name)
+    except IntegrityError as error:
+        log.warning("rollback.hold_unreadable", name=str(name), error=error.message)
+        return None
 
 
 def _is_absent(store: Store, blob: Descriptor) -> bool:

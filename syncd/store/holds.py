@@ -69,6 +69,17 @@ class Holds:
         note = _Note(hold.name.parts, hold.manifest.raw, hold.at, hold.by, hold.origin)
         self._files.write(_file(hold.name), msgspec.json.encode(note))
 
+    def content(self, name: ModelName) -> bytes | None:
+        """What is written of the tag, readable or not; None: nothing is. For ``put_back``."""
+        return self._files.read(_file(name))
+
+    def put_back(self, name: ModelName, content: bytes | None) -> None:
+        """Have the tag held as it was when ``content`` was written of it, durably. Raise ``SyncdError``."""
+        if content is None:
+            self.drop(name)
+        elif content != self.content(name):
+            self._files.write(_file(name), content)
+
     def drop(self, name: ModelName) -> None:
         """Nobody holds it any more."""
         self._files.remove(_file(name))

@@ -1,16 +1,20 @@
 """Rolling back: what was published once is published again, fetched only as far as it is gone, and stays."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from syncd.errors import BusyError, NotFoundError, SyncdError, UsageError
 from syncd.jobs.policy import NO_POLICY, MaxSize, Policy, PolicyError
-from syncd.jobs.rollback import plan
+from syncd.jobs.progress import Phase, PullProgress
+from syncd.jobs.rollback import plan, roll_back
+from syncd.store.holds import Hold
 from syncd.store.root import Store
 from tests.adopt.world import photograph
 from tests.history.world import forget, held, refused, rolled_back, run, told, version, versions, visible
-from tests.pull.world import model_name, pulled
+from tests.pull.world import means, model_name, pulled
 from tests.support.daemon import RunningDaemon, eventually
 from tests.support.registry import ScriptedRegistry
 
@@ -108,6 +112,73 @@ async def test_a_rollback_that_fails_leaves_the_tag_and_its_pin_as_they_were(
 
     assert visible(store_path) == {second.name: second.digest}
     assert held(store_path, third.name) == second.digest
+
+
+async def test_a_rollback_that_is_given_up_while_it_waits_leaves_the_pin_of_the_one_that_it_waited_for(
+    registry: ScriptedRegistry, store_path: Path
+) -> None:
+    first, second, third = await versions(registry, store_path)
+    name, waits = model_name(third.name), asyncio.Event()
+
+    def watched(moment: PullProgress) -> None:
+        if moment.phase is Phase.WAITING:
+            waits.set()
+
+    with Store.open(store_path, create=False) as store:
+        async with means(store) as everything, asyncio.timeout(60):
+            plans = [plan(store, name, one.digest, NO_POLICY) for one in (first, second)]
+            ahead = store.locks.try_name(name)
+            assert ahead is not None
+            with ahead:
+                waiting = asyncio.create_task(roll_back(plans[0], everything, "a test", watched))
+                await waits.wait()
+                store.holds.put(Hold(name, plans[1].target.manifest, 1.0, "the one ahead", "a test"))
+                waiting.cancel()
+                await asyncio.wait([waiting])
+
+    assert held(store_path, third.name) == second.digest
+
+
+async def test_a_rollback_that_is_given_up_right_before_it_publishes_leaves_the_tag_and_its_pin_as_they_were(
+    registry: ScriptedRegistry, store_path: Path
+) -> None:
+    first, second, third = await versions(registry, store_path)
+    await rolled_back(store_path, third.name)
+    asked = asyncio.Event()
+
+    async def hold_up(*_: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    with Store.open(store_path, create=False) as store:
+        async with means(store) as everything, asyncio.timeout(60):
+            planned = plan(store, model_name(third.name), first.digest, NO_POLICY)
+            slow = replace(everything, before_publish=hold_up)
+            rolling = asyncio.create_task(roll_back(planned, slow, "a test", lambda _: None))
+            await asked.wait()
+            assert held(store_path, third.name) == first.digest
+            rolling.cancel()
+            await asyncio.wait([rolling])
+
+    assert visible(store_path) == {second.name: second.digest}
+    assert held(store_path, third.name) == second.digest
+
+
+async def test_a_pin_that_cannot_be_read_is_written_anew_by_a_rollback_and_left_by_one_that_fails(
+    registry: ScriptedRegistry, host: RunningDaemon
+) -> None:
+    first, second = await versions(registry, host.store, 2)
+    run(host, "rollback", second.name)
+    (hold,) = (host.store / ".syncd" / "state").glob("hold-*.json")
+    hold.write_bytes(b"{")
+    forget(host.store, second.weights)
+    registry.remove_blob(second.weights)
+
+    assert "cannot be read" in refused(host, "unpin", code=6), "of which model it is, nobody knows"
+    refused(host, "rollback", second.name, second.digest, code=3)
+    assert hold.read_bytes() == b"{"
+    run(host, "rollback", second.name, first.digest)
+    assert held(host.store, second.name) == first.digest
 
 
 async def test_the_size_limit_holds_for_a_rollback_too(registry: ScriptedRegistry, store_path: Path) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from syncd.errors import BusyError, NotAuthorisedError, SyncdError, UsageError
+from syncd.errors import BusyError, NotAuthorisedError, NotFoundError, SyncdError, UsageError
 from syncd.jobs.export import ExportStoppedError
 from syncd.store.files import Folder, error_of, fsync_file, same_file, translated
 from syncd.store.locks import try_lock
@@ -61,7 +61,7 @@ def to_stdout() -> Iterator[Output]:
     """Standard output. Raise ``UsageError`` for a terminal."""
     if os.isatty(1):
         raise UsageError("a bundle is no text for a terminal", hint="'syncd export NAME -o FILE', or pipe it on")
-    path = Path("-")
+    path = Path("standard output")
     with translated(path):
         is_pipe = stat.S_ISFIFO(os.fstat(1).st_mode)
         # Opened anew: not to block is said of what others have open, too, where a descriptor is but duplicated.
@@ -80,6 +80,8 @@ def to_file(path: Path, store: Path) -> Iterator[Output]:
     """
     real = Path(os.path.realpath(path))
     name = real.name + _PARTIAL
+    if not real.parent.is_dir():
+        raise NotFoundError(f"{path} cannot be written: {real.parent} is no folder")
     with Folder.open(real.parent) as folder:
         found = folder.stat(real.name)
         if found is not None and not stat.S_ISREG(found.st_mode):

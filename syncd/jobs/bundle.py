@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from syncd.errors import InvalidManifestError, NotFoundError
+from syncd.errors import InvalidManifestError, NotAuthorisedError, NotFoundError
 from syncd.oci import image_layout
 from syncd.oci.digest import Digest
 from syncd.oci.image_layout import ALGORITHM, BLOBS, INDEX, MARKER, MAX_INDEX_BYTES, MAX_MARKER_BYTES
@@ -18,7 +18,7 @@ from syncd.oci.manifest import MAX_MANIFEST_BYTES, Manifest
 from syncd.oci.name import ModelName
 from syncd.store.archive import ArchiveError, Member, members
 from syncd.store.copying import read_exactly
-from syncd.store.files import Folder, read_all, translated
+from syncd.store.files import Folder, error_of, read_all, translated
 from syncd.store.reading import FileCursor
 
 STDIN = Path("standard input")
@@ -231,9 +231,16 @@ def opened(path: Path | None, stack: ExitStack) -> Located | Stream:
     if path is not None and path.is_dir():
         return FolderBundle(stack.enter_context(Folder.open(Path(os.path.realpath(path)))), stack)
     origin = path or STDIN
-    with translated(origin):
+    try:
         fd = os.dup(0) if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        stack.callback(os.close, fd)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no {origin}") from error
+    except PermissionError as error:
+        raise NotAuthorisedError(f"{origin}: this user may not read it", hint="run it with sudo") from error
+    except OSError as error:
+        raise error_of(error, origin) from error
+    stack.callback(os.close, fd)
+    with translated(origin):
         if stat.S_ISREG(os.fstat(fd).st_mode) and os.lseek(fd, 0, os.SEEK_CUR) == 0:
             return FileBundle(fd, origin)
     return Stream(fd)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from syncd.errors import IntegrityError, NotFoundError
+from syncd.cli.bundle_file import to_file
+from syncd.errors import BusyError, IntegrityError, NotFoundError
 from syncd.jobs.collect import collect
 from syncd.jobs.remove import remove
 from syncd.oci.name import ModelName
@@ -167,3 +168,35 @@ def test_json_and_the_archive_do_not_share_stdout(store_path: Path) -> None:
 def test_a_name_that_nobody_has_is_not_found(store_path: Path) -> None:
     with Store.open(store_path, create=False) as store, pytest.raises(NotFoundError):
         asyncio.run(export_to(store, [ModelName.parse("none:1b")], io.BytesIO().write))
+
+
+def test_a_folder_that_is_not_there_is_said_so(store_path: Path, tmp_path: Path) -> None:
+    ended = syncd(store_path, "export", "mistral:7b", "-o", str(tmp_path / "none" / "m.tar"))
+
+    assert ended.returncode == 3
+    assert b"is no folder" in ended.stderr
+
+
+def test_two_exports_into_one_file_do_not_mix(store_path: Path, tmp_path: Path, mistral: Model) -> None:
+    target = tmp_path / "m.tar"
+    with to_file(target, store_path), pytest.raises(BusyError, match="another export"), to_file(target, store_path):
+        pass
+    assert not list(tmp_path.glob("m.tar*"))
+
+    assert syncd(store_path, "export", "mistral:7b", "-o", str(target)).returncode == 0
+    assert target.read_bytes() == exported(store_path, mistral)
+
+
+def test_a_disk_that_fills_up_ends_it(store_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.run(
+            command(store_path, "export", "mistral:7b", "-o", "-"),
+            env=environment(store_path),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+
+    assert process.returncode == 7
+    assert b"No space left" in process.stderr

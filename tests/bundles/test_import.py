@@ -384,3 +384,10 @@ def test_a_partial_of_a_pull_is_not_given_up_for_bytes_that_are_wrong(host: Stor
     assert path.read_bytes()[:CHUNK_SIZE] == weights[:CHUNK_SIZE]
     brought(host, written(tmp_path, Layout.of(model).tar()))
     assert set(assert_store_whole(host.path).values()) == {model.digest}
+
+
+def test_a_bundle_that_is_not_there_is_not_found(other: Path, tmp_path: Path) -> None:
+    ended = syncd(other, "import", str(tmp_path / "none.tar"))
+
+    assert ended.returncode == 3
+    assert not other.exists(), "a store was made for nothing"

@@ -79,8 +79,8 @@ def error_classes() -> list[type[SyncdError]]:
     """``SyncdError`` and all that are one, anywhere in syncd, by name."""
     for module in pkgutil.walk_packages(syncd.__path__, "syncd."):
         importlib.import_module(module.name)
-    found = [one for one in (SyncdError, *_below(SyncdError)) if one.__module__.startswith("syncd.")]
-    return sorted(set(found), key=lambda one: one.__name__)
+    found: set[type[SyncdError]] = {SyncdError, *_below(SyncdError)}
+    return sorted((one for one in found if one.__module__.startswith("syncd.")), key=lambda one: one.__name__)
 
 
 def _below(kind: type[SyncdError]) -> Iterator[type[SyncdError]]:

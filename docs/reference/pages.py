@@ -5,7 +5,7 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from docs.reference import errors, metrics, settings
+from docs.reference import errors, metrics, scale, settings
 
 DOCS = Path(__file__).parents[1]
 
@@ -13,6 +13,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "configuration.md": settings.page,
     "metrics.md": metrics.page,
     "errors.md": errors.page,
+    "scale.md": scale.page,
 }
 
 

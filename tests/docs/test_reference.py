@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.reference import errors, said
+from docs.reference import errors, said, scale
 from docs.reference.pages import DOCS, PAGES, made
 from tests.support.daemon import RunningDaemon
 from tests.support.http import Client
@@ -101,3 +101,20 @@ def test_every_event_has_the_form_of_one() -> None:
 
     assert len(names) > 100
     assert [name for name in names if not re.fullmatch(r"[a-z]+\.[a-z_]+", name)] == []
+
+
+# Figures
+
+
+def test_a_figure_that_was_not_measured_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / "scale.md.in").write_text("{Speed | of light}\n")
+    table = "| measurement | goal | found |  |\n| --- | --- | --- | --- |\n"
+    (tmp_path / "benchmarks.md").write_text(f"{table}| Speed | of sound | 343 m/s | met |\n\n")
+    monkeypatch.setattr(scale, "_HERE", tmp_path / "reference")
+
+    with pytest.raises(scale.NoFigureError, match=r"no row Speed \| of light$"):
+        scale.page()
+
+    (tmp_path / "reference" / "scale.md.in").write_text("{Speed | of sound}, {MAX_MODELS} models\n")
+    assert scale.page() == "343 m/s, 10,000 models\n"

@@ -1,4 +1,4 @@
-"""``syncd doctor --fix`` is killed at calls by which it changes the store: nothing is lost, and the next one ends it."""
+"""``syncd doctor --fix`` is killed at calls by which it changes the store; nothing is lost, the next one ends it."""
 
 import os
 import subprocess
@@ -35,10 +35,10 @@ def make_faults(patient: Patient) -> None:
 
 def fixed(store: Path, call: str, number: int) -> int:
     """The exit code of a doctor that is killed at the ``number``-th call of that kind, if it comes to that."""
-    inject = f"inject={call}:signal=KILL:when={number}"
+    trace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=KILL:when={number}")
+    doctor = (sys.executable, "-m", "syncd.cli.main", "doctor", "--fix", "--offline", "--store", str(store))
     done = subprocess.run(
-        ("strace", "-f", "-qq", "-o", "/dev/null", "-e", inject)
-        + (sys.executable, "-m", "syncd.cli.main", "doctor", "--fix", "--offline", "--store", str(store)),
+        (*trace, *doctor),
         env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"},
         cwd=ROOT,
         capture_output=True,

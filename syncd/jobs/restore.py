@@ -178,7 +178,9 @@ class _Restore:
             await in_thread(self._store.models.publish, self._name, manifest, expected=digest, held=held)
 
     def _remember(self, expected: Expected) -> None:
-        self._store.models.remember(self._name, expected.manifest, expected.origin, time.time(), chosen=expected.older)
+        # What has to be this version says nothing of the registry's tag, whoever published it last.
+        chosen = expected.older or self._pin is not None
+        self._store.models.remember(self._name, expected.manifest, expected.origin, time.time(), chosen=chosen)
 
     def _is_kept(self, digest: Digest) -> bool:
         return any(

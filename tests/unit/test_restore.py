@@ -143,6 +143,21 @@ async def test_a_publication_that_a_crash_kept_from_being_noted_stands(store: St
     assert store.models.history(NAME)[0].manifest == newer
 
 
+async def test_a_rollback_that_a_crash_kept_from_being_noted_is_no_tag_that_moved_back(store: Store) -> None:
+    older = published(store, *FIRST)
+    published(store, *SECOND)
+    references = store.locks.try_references(shared=True)
+    assert references is not None
+    with references:
+        store.leases.take(NAME, older, references).abandon()
+    publish(store, *FIRST)
+
+    assert await restore(store, NAME, older.digest) is Restoration.RESTORED
+
+    assert [one.chosen for one in store.models.publications(NAME)] == [True, False, False]
+    assert examine(store, NAME, older.digest).moved_back is None
+
+
 def link(store: Store) -> None:
     manifest_path(store).unlink()
     manifest_path(store).symlink_to("/etc/passwd")

@@ -10,12 +10,15 @@ from syncd.jobs.rules import KnownServers, Rules
 def rules_of(loaded: Loaded) -> Rules:
     """The part of the settings that jobs go by."""
     settings = loaded.settings
+    wanted = tuple(model.name for model in settings.models)
     return Rules(
         floor=settings.min_free,
         policy=policy_of(loaded),
-        wanted=tuple(model.name for model in settings.models),
+        wanted=wanted,
         collect=CollectRules(
-            keep_previous=settings.collect.keep_previous, quarantine_age=settings.collect.quarantine_age
+            keep_previous=settings.collect.keep_previous,
+            quarantine_age=settings.collect.quarantine_age,
+            wanted=wanted,
         ),
         servers=KnownServers(
             instances=tuple(one.instance() for one in settings.instances),

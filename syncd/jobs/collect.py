@@ -7,8 +7,9 @@ that it is bringing in), and what it named meanwhile is put back before the lock
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import structlog
 
@@ -27,6 +28,7 @@ from syncd.jobs.collection import (
 )
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
+from syncd.oci.name import Reference
 from syncd.store import collected, layout
 from syncd.store.leases import LeaseState
 from syncd.store.locks import Lock
@@ -41,6 +43,7 @@ log = structlog.get_logger()
 _LOCK_SECONDS = 60.0
 _NO_RULES = CollectRules()
 _NO_SERVERS = Memories()
+_WRITES = "somebody else writes a manifest right now: what it will name is not known yet"
 
 
 def plan(
@@ -59,7 +62,7 @@ def plan(
     found = _References(store, leases, [one for one in listing if isinstance(one, StoredModel)], now)
     past, unknown = found.past(rules, memories.loaded)
     leased = kept_by(leases)
-    needed = found.named | leased | named_by(past)
+    needed = found.named | leased | named_by(past) | named_by(found.taken_from(rules.wanted))
     files = {layout.blob_file(digest) for digest in needed}
     names = store.sweep.names()
     free = ripe(store.sweep.look(names.all - files), now)
@@ -141,6 +144,19 @@ class _References:
                 kept += older[:count]
         return kept, frozenset(sought)
 
+    def taken_from(self, wanted: Iterable[Reference]) -> Iterator[Manifest]:
+        """What is to lie under a tag, and does not since somebody took it away: the reconcile puts it back.
+
+        One that lies there all the same may be among it.
+        """
+        yield from (hold.manifest for hold in self.store.holds.all())
+        current = {one.name.folded: one.manifest.digest for one in self.models}
+        for one in wanted:
+            now = current.get(one.name.folded)
+            if now is None or one.digest not in {None, now}:
+                versions = (past.manifest for past in self.store.models.history(one.name))
+                yield from islice((past for past in versions if one.digest in {None, past.digest}), 1)
+
 
 def _unknown(digest: Digest) -> str:
     return f"a server has {digest} loaded, and nobody here knows which blobs that has"
@@ -199,11 +215,16 @@ def take_blobs(store: Store, planned: CollectionPlan) -> CollectionPlan:
     thrown = store.sweep.throw_away(blob.digest for blob in planned.blobs)
     if not thrown:
         return planned
-    named = named_by(one.manifest for one in store.models.list() if isinstance(one, StoredModel))
-    wanted = named & {blob.digest for blob in planned.blobs}
+    listing = store.models.list()
+    named = named_by(one.manifest for one in listing if isinstance(one, StoredModel))
+    # Ollama writes a manifest in place: what is no manifest now may be one in a moment.
+    unread = any(isinstance(one, BrokenModel) for one in listing)
+    wanted = frozenset(blob.digest for blob in planned.blobs if unread or blob.digest in named)
     if wanted:
         log.warning("collection.put_back", blobs=len(wanted))
         store.sweep.put_back(thrown, wanted)
+    if unread:
+        return replace(planned, blobs=(), held_back=planned.blobs, doubts=(*planned.doubts, _WRITES))
     return replace(planned, blobs=tuple(blob for blob in planned.blobs if blob.digest not in wanted))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
+from syncd.oci.name import Reference
 from syncd.store.leases import LeaseState
 from syncd.store.models import BrokenModel
 from syncd.store.sweep import HeldBlob, QuarantinedFile, StagedFile
@@ -20,11 +21,13 @@ QUARANTINE_SECONDS = 30 * 86400.0
 class CollectRules:
     """``keep_previous``: versions of a published model, beside the one published, whose blobs stay.
 
-    ``quarantine_age``: seconds for which what is in quarantine stays.
+    ``quarantine_age``: seconds for which what is in quarantine stays. ``wanted``: the models of the settings, with
+    their pins: where somebody took one away, what it is put back from stays.
     """
 
     keep_previous: int = 0
     quarantine_age: float = QUARANTINE_SECONDS
+    wanted: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

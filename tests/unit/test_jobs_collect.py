@@ -13,9 +13,10 @@ from syncd.jobs import collect
 from syncd.jobs.collection import GRACE_SECONDS, CollectRules, Memories, kept_by, left_behind, ripe
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
-from syncd.oci.name import ModelName
+from syncd.oci.name import ModelName, Reference
 from syncd.store import collected
 from syncd.store.blobs import BlobStatus
+from syncd.store.holds import Hold
 from syncd.store.leases import LEASE_SECONDS, Lease, LeaseState
 from syncd.store.locks import Lock
 from syncd.store.root import Store
@@ -462,6 +463,45 @@ def test_what_an_outside_ollama_names_while_it_is_taken_is_put_back(store: Store
     assert [store.blobs.look(descriptor(one)) for one in (WEIGHTS, CONFIG)] == [(BlobStatus.STORED, True)] * 2
     assert len(left_of(store, WEIGHTS)) == 3
     assert store.sweep.trash() == []
+
+
+def test_while_an_outside_ollama_writes_a_manifest_everything_is_put_back(store: Store) -> None:
+    manifest = publish(store, WEIGHTS, CONFIG)
+    take_down(store)
+    planned = collect.plan(store, later(2 * HOUR))
+    path = manifest_path(store)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(manifest.raw[:20])
+
+    taken = collect.take_blobs(store, planned)
+
+    assert (taken.blobs, taken.held_back, len(taken.doubts)) == ((), planned.blobs, 1)
+    path.write_bytes(manifest.raw)
+    assert [store.blobs.look(descriptor(one)) for one in (WEIGHTS, CONFIG)] == [(BlobStatus.STORED, True)] * 2
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+async def test_what_a_model_of_the_settings_is_put_back_from_stays(store: Store, pinned: bool) -> None:
+    older, newer = publish(store, b"older", CONFIG), manifest_of(WEIGHTS, CONFIG)
+    store.models.remember(NAME, older, "a registry", 1.0)
+    publish(store, WEIGHTS, CONFIG)
+    store.models.remember(NAME, newer, "a registry", 2.0)
+    manifest_path(store).unlink()  # by an outside Ollama, while no daemon ran
+    wanted, stays, goes = (older, b"older", WEIGHTS) if pinned else (newer, WEIGHTS, b"older")
+    rules = CollectRules(wanted=(Reference(NAME, wanted.digest if pinned else None),))
+
+    taken = await collect.collect(store, now=later(2 * HOUR), rules=rules)
+
+    assert [blob.digest for blob in taken.blobs] == [Digest.of(goes)]
+    assert (len(left_of(store, stays)), len(left_of(store, CONFIG))) == (3, 3)
+
+
+async def test_what_a_rollback_holds_stays_though_its_tag_was_taken_away(store: Store) -> None:
+    manifest = publish(store, WEIGHTS, CONFIG)
+    store.holds.put(Hold(NAME, manifest, 1.0, "a rollback", "a registry"))
+    manifest_path(store).unlink()
+
+    assert (await collect.collect(store, now=later(2 * HOUR))).blobs == ()
 
 
 async def test_what_a_killed_collection_took_is_never_put_in_use_again(store: Store) -> None:

@@ -14,6 +14,7 @@ from syncd import __version__
 from syncd.errors import (
     IntegrityError,
     InvalidManifestError,
+    NotFoundError,
     RegistryError,
     RegistryUnavailableError,
     SyncdError,
@@ -107,7 +108,9 @@ class RegistryClient:
         ``RegistryUnavailableError``.
         """
         return await self._retrying(
-            lambda: self._from_any(reference.name.host, frozenset(), lambda site: self._manifest(site, reference)),
+            lambda: self._from_any(
+                reference.name.host, frozenset(), lambda site: self._manifest(site, reference), most_telling
+            ),
             unless=(TokenUnavailableError,),
         )
 
@@ -125,15 +128,21 @@ class RegistryClient:
         if not 0 <= start <= end <= blob.size or (start == end and blob.size):
             raise ValueError(f"no range of {blob.size} bytes: {start} to {end}")
         landed, body = await self._from_any(
-            name.host, avoid, lambda site: self._range(site, name, blob, start=start, end=end)
+            name.host, avoid, lambda site: self._range(site, name, blob, start=start, end=end), most_telling_of_blob
         )
         try:
             yield body
         finally:
             landed.answer.close()
 
-    async def _from_any(self, host: str, avoid: frozenset[str], ask: Callable[[Site], Awaitable[T]]) -> T:
-        """The first good answer of the endpoints of ``host``, else the most telling of their errors.
+    async def _from_any(
+        self,
+        host: str,
+        avoid: frozenset[str],
+        ask: Callable[[Site], Awaitable[T]],
+        of_all: Callable[[Sequence[tuple[Site, SyncdError]]], SyncdError],
+    ) -> T:
+        """The first good answer of the endpoints of ``host``, else the one error that all of theirs amount to.
 
         Those to ``avoid`` come last, and only if no other one can be reached.
         """
@@ -153,7 +162,7 @@ class RegistryClient:
             else:
                 self._health.worked(site.endpoint)
                 return result
-        raise most_telling(failures)
+        raise of_all(failures)
 
     async def _manifest(self, site: Site, reference: Reference) -> FetchedManifest:
         name, pinned = reference.name, reference.digest
@@ -288,3 +297,14 @@ def most_telling(failures: Sequence[tuple[Site, SyncdError]]) -> SyncdError:
         if isinstance(error, RangeUnsupportedError):
             return error
     return next((error for site, error in failures if site.endpoint.is_origin), failures[-1][1])
+
+
+def most_telling_of_blob(failures: Sequence[tuple[Site, SyncdError]]) -> SyncdError:
+    """As ``most_telling``, but ``NotFoundError`` only if all say so: a tag is the origin's word, not so bytes."""
+    error = most_telling(failures)
+    doubts = [one for _, one in failures if not isinstance(one, NotFoundError)]
+    if not isinstance(error, NotFoundError) or not doubts:
+        return error
+    doubt = next((one for one in doubts if one.transient), doubts[0])
+    kind = RegistryUnavailableError if doubt.transient else RegistryError
+    return kind(f"{error.message}; {doubt.message}", hint=doubt.hint)

@@ -194,7 +194,7 @@ async def test_sources_to_avoid_are_avoided_unless_there_is_no_other() -> None:
     [
         (404, 404, NotFoundError),
         (404, 503, RegistryUnavailableError),
-        (503, 404, NotFoundError),
+        (503, 404, RegistryUnavailableError),
         (401, 503, RegistryUnavailableError),
         (503, 401, NotAuthorisedError),
         (416, 503, RangeUnsupportedError),

@@ -12,7 +12,7 @@ from syncd.download.pace import Clock, Random, RateLimit
 from syncd.download.prefix import chunk_blake3
 from syncd.download.salvage import salvage
 from syncd.download.transfer import BlobSource, FetchSettings, Means, OneStreamError, Transfer
-from syncd.errors import IntegrityError, SyncdError
+from syncd.errors import IntegrityError, NotFoundError, SyncdError
 from syncd.oci.chunks import ChunkMap, chunk_bounds
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
@@ -114,7 +114,13 @@ class BlobFetch:
         await in_thread(journal.clear)
         for index, blake3 in held.items():
             await in_thread(journal.claim, index, blake3)
-        second = await self._attempt(journal, held, avoid=first.sources)
+        try:
+            second = await self._attempt(journal, held, avoid=first.sources)
+        except NotFoundError as error:
+            if not first.sources:
+                raise
+            # Not gone: somebody has it, and may send it better the next time.
+            raise IntegrityError(f"{self.counters.trouble}; {error.message}", hint=error.hint) from error
         if second.digest == self._blob.digest:
             return second.chunks
         await in_thread(self._partial.discard)

@@ -139,22 +139,25 @@ def _look(store: Store, blob: Descriptor) -> DamageKind | None:
 
 
 def _naming(store: Store, damage: Damage) -> list[tuple[ModelName, Manifest]]:
-    """The models that name the blob even now, with their manifests."""
-    named = []
-    for name in damage.models:
-        try:
-            manifest = store.models.read(name)
-        except IntegrityError:
-            continue  # replaced by something that is no manifest
-        wanted = (damage.blob.digest, damage.blob.size)
-        if manifest is not None and any((one.digest, one.size) == wanted for one in manifest.blobs):
-            named.append((name, manifest))
-    return named
+    """All models that name the blob now, with their manifests: any of them may come from where it is still known.
+
+    Those of ``damage`` come first.
+    """
+    wanted = (damage.blob.digest, damage.blob.size)
+    named = [
+        (name, manifest)
+        for name, manifest in _models(store, None)
+        if any((one.digest, one.size) == wanted for one in manifest.blobs)
+    ]
+    return sorted(named, key=lambda one: one[0] not in damage.models)
 
 
 def _one_of_each_repository(named: Iterable[tuple[ModelName, Manifest]]) -> Iterable[tuple[ModelName, Manifest]]:
     """A blob's address is made of host and repository: tags of one repository have the same."""
-    return {(name.host, name.repository): (name, manifest) for name, manifest in named}.values()
+    first: dict[tuple[str, str], tuple[ModelName, Manifest]] = {}
+    for name, manifest in named:
+        first.setdefault((name.host, name.repository), (name, manifest))
+    return first.values()
 
 
 async def _bring(track: Track, blobs: PullBlobs, lease: Lease, report: Callable[[BlobProgress], None]) -> None:
@@ -169,8 +172,9 @@ async def _bring(track: Track, blobs: PullBlobs, lease: Lease, report: Callable[
             await group.create_task(blobs.bring((track.blob,), lease), name=f"mend {track.blob.digest.short}")
             ticker.cancel()
     except BaseExceptionGroup as errors:
-        lease.release()  # the model itself keeps its blobs; every failed try would leave one more
         raise only_error(errors, (SyncdError,)) from errors
+    finally:
+        lease.release()  # the model itself keeps its blobs; every try that failed or was cancelled would leave one more
 
 
 def _verdict(blob: Descriptor, errors: Sequence[SyncdError]) -> SyncdError:
@@ -207,7 +211,14 @@ def _elsewhere(store: Store, blob: Descriptor, names: Iterable[ModelName]) -> tu
     origins = (entry.origin for name in names for entry in store.models.history(name))
     folders = (Path(one.removeprefix(ADOPTED_FROM)) for one in origins if one.startswith(ADOPTED_FROM))
     files = (folder / "blobs" / blob_file(blob.digest) for folder in dict.fromkeys(folders))
-    return tuple(file for file in files if file.is_file())
+    return tuple(file for file in files if _is_there(file))
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:
+        return False  # in a folder that this user may not look into
 
 
 @dataclass(frozen=True, slots=True)

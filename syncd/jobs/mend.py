@@ -62,7 +62,10 @@ async def _give_up(store: Store, damage: Damage, error: SyncdError, *, keep: boo
         if keep:
             await in_thread(_discard, store, damage)
             return Mending(damage, Fate.KEPT, error=error)
-        return Mending(damage, Fate.QUARANTINED, withdrawn=await withdraw(store, damage), error=error)
+        withdrawn = await withdraw(store, damage)
+        if not withdrawn.models and not withdrawn.blob:
+            return Mending(damage, Fate.MENDED, repaired=Repaired(damage.blob, (), 0, replaced=False))
+        return Mending(damage, Fate.QUARANTINED, withdrawn=withdrawn, error=error)
     except SyncdError as failure:
         return Mending(damage, Fate.LATER, error=failure)
 

@@ -5,17 +5,20 @@ with by the next one.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import structlog
 
-from syncd.aio import in_thread
+from syncd.aio import in_thread, in_thread_stoppable
 from syncd.errors import BusyError, SyncdError
 from syncd.jobs.damage import Damage
-from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store.blobs import BlobStatus
+from syncd.store.check import Verdict
+from syncd.store.direct import DirectReader
 from syncd.store.locks import Lock
 from syncd.store.models import StoredModel
 from syncd.store.root import Store
@@ -23,6 +26,7 @@ from syncd.store.root import Store
 log = structlog.get_logger()
 
 _WAIT = 10.0  # seconds for the references lock, which others hold for a moment only
+_STEP_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +38,31 @@ class Withdrawn:
 
 
 async def withdraw(store: Store, damage: Damage) -> Withdrawn:
-    """Take every model that names the blob out of sight, and the blob with them, unless it is whole by now.
+    """Take every model that names the blob out of sight, and the blob with them, unless it is whole after all.
 
     Raise ``BusyError`` while somebody pulls or removes one of them, or works on the blob.
     """
-    taken = []
-    for name in await in_thread(_users, store, damage.blob):
-        lock = store.locks.try_name(name)
-        if lock is None:
-            raise BusyError(f"{name} is being pulled or removed", hint="try again later")
-        with lock, await _alone(store) as held:
-            if await in_thread(_take_model, store, name, damage.blob, held):
-                taken.append(name)
-                log.error("model.quarantined", name=str(name), digest=str(damage.blob.digest), why=damage.detail)
     lock = store.locks.try_digest(damage.blob.digest)
     if lock is None:
         raise BusyError(f"somebody works on {damage.blob.digest}", hint="try again later")
-    with lock, await _alone(store):
-        blob = await in_thread(_take_blob, store, damage.blob)
+    with lock:  # all the while: nobody mends it between two models
+        if await in_thread_stoppable(lambda stopped: _is_right(store, damage.blob, stopped)):
+            return Withdrawn((), blob=False)
+        taken = [name for name in await in_thread(_users, store, damage.blob) if await _take(store, name, damage)]
+        with await _alone(store):
+            blob = await in_thread(_take_blob, store, damage.blob)
     return Withdrawn(tuple(taken), blob)
+
+
+async def _take(store: Store, name: ModelName, damage: Damage) -> bool:
+    lock = store.locks.try_name(name)
+    if lock is None:
+        raise BusyError(f"{name} is being pulled or removed", hint="try again later")
+    with lock, await _alone(store) as held:
+        if not await in_thread(_take_model, store, name, damage.blob, held):
+            return False
+    log.error("model.quarantined", name=str(name), digest=str(damage.blob.digest), why=damage.detail)
+    return True
 
 
 async def _alone(store: Store) -> Lock:
@@ -63,25 +73,38 @@ async def _alone(store: Store) -> Lock:
         raise BusyError(f"{store.path}: other processes change it without a pause", hint="try again later") from error
 
 
+def _is_right(store: Store, blob: Descriptor, stopped: Callable[[], bool]) -> bool:
+    """One more look, at what the disk itself holds: memory may have been wrong, or somebody has put it right."""
+    with DirectReader() as reader, store.blobs.open_scrutiny(blob, reader, whole=True) or nullcontext() as check:
+        if check is None or check.before.size != blob.size:
+            return _is_stored(store, blob)
+        while check.step(_STEP_BYTES, stopped):
+            pass
+        return not stopped() and store.blobs.conclude(check) is Verdict.RIGHT
+
+
 def _users(store: Store, blob: Descriptor) -> tuple[ModelName, ...]:
-    """Whoever names the blob, whether a scrub of some models knew of it or not."""
-    return tuple(
-        model.name
-        for model in store.models.list()
-        if isinstance(model, StoredModel) and _names(model.manifest.blobs, blob.digest)
-    )
+    """Whoever names the blob, whether a scrub of some models knew of it or not. Who gives it another size does not."""
+    return tuple(model.name for model in _models(store) if _names(model.manifest.blobs, blob))
+
+
+def _models(store: Store) -> Iterator[StoredModel]:
+    return (model for model in store.models.list() if isinstance(model, StoredModel))
 
 
 def _take_model(store: Store, name: ModelName, blob: Descriptor, held: Lock) -> bool:
     manifest = store.models.read(name)
-    if manifest is None or not _names(manifest.blobs, blob.digest) or _is_stored(store, blob):
+    if manifest is None or not _names(manifest.blobs, blob) or _is_stored(store, blob):
         return False
     return store.quarantine.take_manifest(name.parts, held=held)
 
 
 def _take_blob(store: Store, blob: Descriptor) -> bool:
-    if _users(store, blob) or _is_stored(store, blob):
-        return False  # published meanwhile, by somebody who had it verified
+    if any(one.digest == blob.digest for model in _models(store) for one in model.manifest.blobs):
+        return False  # published meanwhile, by somebody who had it verified; or wanted by who gives it its real size
+    record = store.records.get(blob.digest)
+    if any(_is_stored(store, replace(blob, size=size)) for size in {blob.size, record.chunks.size if record else 0}):
+        return False
     store.blobs.discard(blob.digest)  # what was copied of it for a repair that is not to be
     return store.quarantine.take_damaged(blob.digest)
 
@@ -93,5 +116,5 @@ def _is_stored(store: Store, blob: Descriptor) -> bool:
         return False  # a link where the blob should be
 
 
-def _names(blobs: tuple[Descriptor, ...], digest: Digest) -> bool:
-    return any(one.digest == digest for one in blobs)
+def _names(blobs: tuple[Descriptor, ...], blob: Descriptor) -> bool:
+    return any((one.digest, one.size) == (blob.digest, blob.size) for one in blobs)

@@ -1,0 +1,192 @@
+"""What is right stays where it is, whatever is said of it, and whoever cannot be asked for what is not."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from syncd.errors import BusyError, IntegrityError, RegistryUnavailableError
+from syncd.jobs.mend import Fate, Mending, mend
+from syncd.jobs.repair import repair, survey
+from syncd.jobs.withdraw import withdraw
+from syncd.oci.chunks import CHUNK_SIZE
+from syncd.registry.hosts import RegistryConfig
+from syncd.store.blobs import BlobStatus
+from syncd.store.root import Store
+from tests.pull.world import means, model_name, pulled, until, write_as_ollama
+from tests.repair.world import SIZE, Scene, flipped, repaired, scene_at, verified
+from tests.support.models import synthetic_model
+from tests.support.oracle import assert_store_whole, snapshot
+from tests.support.registry import ScriptedRegistry
+
+DAMAGED = CHUNK_SIZE + 5
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    """With a bit flipped in the second chunk, and that found out."""
+    async with ScriptedRegistry() as registry:
+        scene = await scene_at(registry, tmp_path / "store")
+        flipped(DAMAGED)(scene.file)
+        assert not await verified(scene)
+        yield scene
+
+
+async def mended(scene: Scene, *names: str, configs: dict[str, RegistryConfig] | None = None) -> tuple[Mending, ...]:
+    """As ``verify --repair`` does with what is known to be damaged of these models (none named: of all)."""
+    with Store.open(scene.path, create=False) as store:
+        damages = survey(store, [model_name(name) for name in names] or None)
+        async with means(store, configs=configs) as everything:
+            return tuple([await mend(store, everything, one, keep=False, report=lambda _: None) for one in damages])
+
+
+async def test_whoever_names_the_blob_is_asked_for_it_though_one_model_only_was_to_be_mended(
+    scene: Scene, registry: ScriptedRegistry
+) -> None:
+    twin = registry.add(synthetic_model("codellama:7b", weights_bytes=SIZE))
+    manifest = scene.path.joinpath("manifests", *model_name(twin.name).parts)
+    write_as_ollama(scene.path, twin.name, twin.manifest)
+    await pulled(twin.name, scene.path)
+    flipped(DAMAGED)(scene.file)
+    assert not await verified(scene)
+    scene.registry.remove_blob(scene.model.weights)
+
+    (ended,) = await mended(scene, scene.model.name)
+
+    assert ended.fate is Fate.MENDED
+    assert manifest.exists()
+    assert assert_store_whole(scene.path) == {scene.model.name: scene.model.digest, twin.name: twin.digest}
+
+
+@pytest.mark.parametrize("mended_before", [True, False], ids=["of a whole blob", "of a damaged one"])
+async def test_a_manifest_that_lies_about_a_size_takes_no_other_model_with_it(
+    scene: Scene, registry: ScriptedRegistry, mended_before: bool
+) -> None:
+    """Its registry, which does not know the blob, says nothing of where the others came from."""
+    if mended_before:
+        await repaired(scene)
+    lie = json.loads(scene.model.manifest)
+    for layer in lie["layers"]:
+        layer["size"] -= layer["digest"] == scene.model.weights
+    liar = f"{registry.host}/library/liar:latest"
+    write_as_ollama(scene.path, liar, json.dumps(lie).encode())
+
+    ended = await mended(scene, liar)
+
+    assert [one.fate for one in ended] == [Fate.QUARANTINED]
+    await repaired(scene)
+    assert assert_store_whole(scene.path) == {scene.model.name: scene.model.digest}
+    assert await verified(scene)
+
+
+async def test_a_right_blob_stays_when_the_only_model_that_is_withdrawn_lied_about_its_size(
+    scene: Scene, registry: ScriptedRegistry
+) -> None:
+    await repaired(scene)
+    lie = json.loads(scene.model.manifest)
+    for layer in lie["layers"]:
+        layer["size"] -= layer["digest"] == scene.model.weights
+    liar = f"{registry.host}/library/liar:latest"
+    write_as_ollama(scene.path, liar, json.dumps(lie).encode())
+    scene.path.joinpath("manifests", *model_name(scene.model.name).parts).unlink()
+
+    await mended(scene, liar)
+
+    with Store.open(scene.path, create=False) as store:
+        assert store.blobs.look(scene.weights) == (BlobStatus.STORED, True)
+
+
+async def test_a_mirror_that_is_away_may_have_what_the_origin_has_not(scene: Scene) -> None:
+    before = snapshot(scene.path)
+    scene.registry.remove_blob(scene.model.weights)
+    async with ScriptedRegistry() as mirror:
+        mirror.add(synthetic_model(weights_bytes=SIZE))
+        configs = {scene.registry.host: RegistryConfig(mirrors=(mirror.url,))}
+        mirror.stop()
+
+        (ended,) = await mended(scene, configs=configs)
+
+        assert ended.fate is Fate.LATER
+        assert isinstance(ended.error, RegistryUnavailableError)
+        assert snapshot(scene.path) == before
+        mirror.start()
+        (ended,) = await mended(scene, configs=configs)
+
+    assert ended.fate is Fate.MENDED
+    scene.assert_whole()
+
+
+async def test_a_mirror_that_sent_other_bytes_once_may_send_the_right_ones_later(scene: Scene) -> None:
+    before = snapshot(scene.path)
+    scene.registry.remove_blob(scene.model.weights)
+    async with ScriptedRegistry() as mirror:
+        mirror.add(synthetic_model(weights_bytes=SIZE))
+        configs = {scene.registry.host: RegistryConfig(mirrors=(mirror.url,))}
+        mirror.flip(DAMAGED + 1000, times=1)
+
+        (ended,) = await mended(scene, configs=configs)
+
+        assert ended.fate is Fate.LATER
+        assert isinstance(ended.error, IntegrityError)
+        assert snapshot(scene.path) == before
+        (ended,) = await mended(scene, configs=configs)
+
+    assert ended.fate is Fate.MENDED
+    scene.assert_whole()
+
+
+async def test_what_was_taken_for_damaged_and_is_right_is_not_withdrawn(scene: Scene) -> None:
+    """Somebody put the right bytes there since; or memory was wrong, and not the disk."""
+    scene.record.unlink()  # so that no map tells which chunks are right
+    assert not await verified(scene)
+    flipped(DAMAGED)(scene.file)
+    scene.registry.remove_blob(scene.model.weights)
+
+    (ended,) = await mended(scene)
+
+    assert ended.fate is Fate.MENDED
+    assert ended.repaired
+    assert not ended.repaired.replaced
+    scene.assert_whole()
+
+
+async def test_nothing_is_withdrawn_while_somebody_else_mends_it(scene: Scene) -> None:
+    before = snapshot(scene.path)
+    with Store.open(scene.path, create=False) as store:
+        lock = store.locks.try_digest(scene.weights.digest)
+        assert lock
+        with lock, pytest.raises(BusyError):
+            await withdraw(store, scene.damage)
+
+    assert snapshot(scene.path) == before
+
+
+async def test_a_store_that_models_were_adopted_from_and_that_cannot_be_looked_into_is_passed_over(
+    scene: Scene,
+) -> None:
+    with Store.open(scene.path, create=False) as store:
+        name = model_name(scene.model.name)
+        manifest = store.models.read(name)
+        assert manifest
+        # As a folder of another user's is; that one root looks into all the same.
+        store.models.remember(name, manifest, f"adopted from /{'x' * 300}", 2e9)
+
+    await repaired(scene)
+
+    scene.assert_whole()
+
+
+async def test_a_cancelled_repair_leaves_no_lease(scene: Scene) -> None:
+    scene.registry.stall(1 << 20)
+    with Store.open(scene.path, create=False) as store:
+        async with means(store) as everything:
+            task = asyncio.create_task(repair(store, everything, scene.damage))
+            await until(lambda: scene.served() or task.done())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        assert store.leases.all(time.time()) == []

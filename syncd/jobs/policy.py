@@ -5,7 +5,7 @@ byte of a blob is. Whoever brings models in calls ``refuse``: pull, adopt, migra
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from syncd.errors import NotAuthorisedError
@@ -61,11 +61,12 @@ NO_POLICY = Policy()
 
 def refuse(policy: Policy, name: ModelName, size: int | None) -> None:
     """Raise ``PolicyError`` for a model that is not to be here. ``size``: its bytes; None: not known yet."""
-    hosts, names = (name.host,), (name.qualified, str(name))
+    spellings = (name, *_plainly(name))
+    hosts, names = [one.host for one in spellings], [text for one in spellings for text in (one.qualified, str(one))]
     _judge(name, "deny_registries", policy.deny_registries, hosts, allows=False)
     _judge(name, "deny_names", policy.deny_names, names, allows=False)
-    _judge(name, "allow_registries", policy.allow_registries, hosts, allows=True)
-    _judge(name, "allow_names", policy.allow_names, names, allows=True)
+    _judge(name, "allow_registries", policy.allow_registries, hosts[:1], allows=True)
+    _judge(name, "allow_names", policy.allow_names, names[:2], allows=True)
     limit = policy.max_size
     if limit is not None and size is not None and size > limit.bytes:
         rule = f'policy.max_size = "{in_units(limit.bytes)}"'
@@ -79,6 +80,15 @@ def refusal(policy: Policy, name: ModelName) -> str | None:
     except PolicyError as error:
         return error.message
     return None
+
+
+def _plainly(name: ModelName) -> tuple[ModelName, ...]:
+    """The name without what its host may be written with as well: a port, and the dot at the end of a DNS name.
+
+    What is denied is denied however it is spelled.
+    """
+    host = name.host.partition(":")[0].rstrip(".")
+    return (replace(name, host=host),) if host != name.host else ()
 
 
 def _judge(name: ModelName, rule: str, listed: Patterns | None, texts: Sequence[str], *, allows: bool) -> None:

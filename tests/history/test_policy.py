@@ -1,6 +1,7 @@
 """Policy: what is not to be here does not come in by any way, not by a byte, and the refusal names the rule."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,24 @@ def test_a_refusal_names_its_rule_and_its_line(policy: Policy, name: ModelName, 
 
     assert rule in refusal.value.message
     assert "/etc/syncd/syncd.toml:7" in refusal.value.message
+
+
+@pytest.mark.parametrize("host", ["hf.co:443", "hf.co.", "HF.co", "hf.co.:443"])
+def test_what_is_denied_is_denied_however_its_host_is_spelled(host: str) -> None:
+    name = ModelName.parse(f"{host}/user/repo-GGUF:Q4_K_M")
+
+    for policy in (Policy(deny_registries=listed("hf.co")), Policy(deny_names=listed("hf.co/user/*"))):
+        with pytest.raises(PolicyError):
+            refuse(policy, name, None)
+    with pytest.raises(PolicyError):
+        refuse(
+            Policy(deny_names=listed("mistral:*")), ModelName.parse("registry.ollama.ai:443/library/mistral:7b"), None
+        )
+
+
+def test_an_allowed_host_is_that_host_and_no_other_port_of_it() -> None:
+    with pytest.raises(PolicyError):
+        refuse(Policy(allow_registries=listed("hf.co")), ModelName.parse("hf.co:8443/user/repo-GGUF:Q4_K_M"), None)
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,7 @@ def test_what_is_denied_is_denied_however_its_host_is_spelled(host: str) -> None
         with pytest.raises(PolicyError):
             refuse(policy, name, None)
     with pytest.raises(PolicyError):
-        refuse(
-            Policy(deny_names=listed("mistral:*")), ModelName.parse("registry.ollama.ai:443/library/mistral:7b"), None
-        )
+        refuse(Policy(deny_names=listed("mistral:*")), replace(MISTRAL, host="registry.ollama.ai:443"), None)
 
 
 def test_an_allowed_host_is_that_host_and_no_other_port_of_it() -> None:

@@ -126,7 +126,8 @@ KINDS = MappingProxyType(
 def harm(path: Path, fault: str, chance: random.Random) -> None:
     """Do it, and leave the times as they were: as rot does."""
     before = path.stat()
-    path.chmod(0o644)
+    if fault != "delete":  # then the file itself stays as it is, in keep/
+        path.chmod(0o644)
     FAULTS[fault](path, chance)
     if path.exists():
         path.chmod(0o444)

@@ -5,13 +5,14 @@ import pkgutil
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
 import syncd
-from docs.reference.said import Call, logged, told
+from docs.reference.said import Call, logged, told, trees
 from docs.reference.words import cell, code, table
 from syncd.errors import ExitCode, SyncdError
 from syncd.jobs.mend import Fate
@@ -53,23 +54,44 @@ class Meanings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     told: Mapping[str, Meaning]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the code has. ``told``: events of the API."""
+
+    classes: Mapping[str, type[SyncdError]]
+    calls: tuple[Call, ...]
+    told: frozenset[str]
+
+
 def page() -> str:
-    """The whole page. Raise ``MeaningsError`` where something is not explained, or is not there any more."""
-    meanings = msgspec.convert(tomllib.loads(MEANINGS.read_text()), Meanings)
-    classes = {one.__name__: one for one in error_classes()}
-    calls = sorted(set(logged(_PACKAGE)), key=lambda call: call.event)
-    tellings = told(_PACKAGE, {"blob": Fate, "rollout": _ENDS})
+    """The whole page. Raise ``MeaningsError``."""
+    return written(found(), MEANINGS)
+
+
+def found() -> Found:
+    """Read all of syncd: seconds."""
+    sources = trees(_PACKAGE)
+    return Found(
+        classes={one.__name__: one for one in error_classes()},
+        calls=tuple(sorted(set(logged(sources)), key=lambda call: call.event)),
+        told=told(sources, {"blob": Fate, "rollout": _ENDS}),
+    )
+
+
+def written(here: Found, file: Path) -> str:
+    """The page. Raise ``MeaningsError`` where ``file`` does not explain something, or what is not there any more."""
+    meanings = msgspec.convert(tomllib.loads(file.read_text()), Meanings)
     _compare("exit_codes", meanings.exit_codes, (one.name for one in ExitCode))
-    _compare("errors", meanings.errors, classes)
-    _compare("events", meanings.events, (call.event for call in calls))
-    _compare("told", meanings.told, tellings)
+    _compare("errors", meanings.errors, here.classes)
+    _compare("events", meanings.events, (call.event for call in here.calls))
+    _compare("told", meanings.told, here.told)
     return "\n".join(
         (
             _HEAD,
-            _exit_codes(meanings.exit_codes, classes.values()),
-            _classes(meanings.errors, classes),
+            _exit_codes(meanings.exit_codes, here.classes.values()),
+            _classes(meanings.errors, here.classes),
             "## Events of the log\n",
-            *_events(meanings.events, calls),
+            *_events(meanings.events, here.calls),
             _told(meanings.told),
         )
     )
@@ -79,8 +101,8 @@ def error_classes() -> list[type[SyncdError]]:
     """``SyncdError`` and all that are one, anywhere in syncd, by name."""
     for module in pkgutil.walk_packages(syncd.__path__, "syncd."):
         importlib.import_module(module.name)
-    found: set[type[SyncdError]] = {SyncdError, *_below(SyncdError)}
-    return sorted((one for one in found if one.__module__.startswith("syncd.")), key=lambda one: one.__name__)
+    kinds: set[type[SyncdError]] = {SyncdError, *_below(SyncdError)}
+    return sorted((one for one in kinds if one.__module__.startswith("syncd.")), key=lambda one: one.__name__)
 
 
 def _below(kind: type[SyncdError]) -> Iterator[type[SyncdError]]:
@@ -147,4 +169,4 @@ def _words(meaning: Meaning) -> tuple[str, str]:
 
 def _linked(text: str) -> str:
     """``SyncdModelFailing in the runbook`` as a link to that entry."""
-    return re.sub(r"(Syncd\w+) in the runbook", lambda found: f"[{found[1]}](runbook.md#{found[1].lower()})", text)
+    return re.sub(r"(Syncd\w+) in the runbook", lambda match: f"[{match[1]}](runbook.md#{match[1].lower()})", text)

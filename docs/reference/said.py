@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 _LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
 _LOGGERS = ("log", "_log")
@@ -24,14 +25,21 @@ class Call:
     fields: tuple[str, ...]
 
 
-def logged(package: Path) -> Iterator[Call]:
-    """Every event that the code below ``package`` logs. Raise ``UnreadableError``."""
-    for path in sorted(package.rglob("*.py")):
-        yield from _logged_in(path)
+Trees: TypeAlias = Mapping[Path, ast.Module]
 
 
-def _logged_in(path: Path) -> Iterator[Call]:
-    tree = ast.parse(path.read_text())
+def trees(package: Path) -> Trees:
+    """The syntax of every module below ``package``."""
+    return {path: ast.parse(path.read_text()) for path in sorted(package.rglob("*.py"))}
+
+
+def logged(sources: Trees) -> Iterator[Call]:
+    """Every event that this code logs. Raise ``UnreadableError``."""
+    for path, tree in sources.items():
+        yield from _logged_in(path, tree)
+
+
+def _logged_in(path: Path, tree: ast.Module) -> Iterator[Call]:
     bound, aliases = _bound(tree), _aliases(tree)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -97,14 +105,14 @@ def _aliases(tree: ast.AST) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def told(package: Path, spread: Mapping[str, Iterable[str]]) -> frozenset[str]:
+def told(sources: Trees, spread: Mapping[str, Iterable[str]]) -> frozenset[str]:
     """Events of ``/syncd/v1/events``: what a chronicle is told.
 
     ``spread``: what may follow ``blob.`` in ``f"blob.{...}"``, and so on. Raise ``UnreadableError``.
     """
     found: set[str] = set()
-    for path in sorted(package.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path, tree in sources.items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("chronicle.tell"):
                 names = list(_names(node.args[0])) or list(_spread(node.args[0], spread))
                 if not names:

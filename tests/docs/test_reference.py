@@ -32,13 +32,16 @@ def test_the_metrics_of_a_running_daemon_are_those_on_the_page(tmp_path: Path) -
 # The meanings of events and errors
 
 
+@pytest.fixture(scope="module")
+def found() -> errors.Found:
+    """What the code has: reading it takes seconds."""
+    return errors.found()
+
+
 @pytest.fixture
-def meanings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def meanings(tmp_path: Path) -> Path:
     """A copy to be spoilt."""
-    copy = tmp_path / "meanings.toml"
-    shutil.copy(errors.MEANINGS, copy)
-    monkeypatch.setattr(errors, "MEANINGS", copy)
-    return copy
+    return shutil.copy(errors.MEANINGS, tmp_path / "meanings.toml")
 
 
 @pytest.mark.parametrize(
@@ -49,20 +52,29 @@ def meanings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("told", '[told."rollout.halted"]', "rollout.halted"),
     ],
 )
-def test_what_nobody_has_explained_is_named(meanings: Path, kind: str, entry: str, name: str) -> None:
+def test_what_nobody_has_explained_is_named(
+    found: errors.Found, meanings: Path, kind: str, entry: str, name: str
+) -> None:
     text = meanings.read_text()
     before, _, after = text.partition(entry)
     meanings.write_text(before + after[after.index("\n[") + 1 :])
 
     with pytest.raises(errors.MeaningsError, match=rf"\[{kind}\] does not say what these mean: {re.escape(name)}$"):
-        errors.page()
+        errors.written(found, meanings)
 
 
-def test_what_the_code_does_not_have_is_named(meanings: Path) -> None:
+def test_what_the_code_does_not_have_is_named(found: errors.Found, meanings: Path) -> None:
     meanings.write_text(f'{meanings.read_text()}[events."never.logged"]\nmeans = "Nothing."\n')
 
     with pytest.raises(errors.MeaningsError, match=r"explains what the code does not have: never\.logged$"):
-        errors.page()
+        errors.written(found, meanings)
+
+
+def test_every_event_has_the_form_of_one(found: errors.Found) -> None:
+    names = {call.event for call in found.calls}
+
+    assert len(names) > 100
+    assert [name for name in names | found.told if not re.fullmatch(r"[a-z]+\.[a-z_]+", name)] == []
 
 
 # What is read from source
@@ -70,7 +82,7 @@ def test_what_the_code_does_not_have_is_named(meanings: Path) -> None:
 
 def calls(tmp_path: Path, source: str) -> list[said.Call]:
     (tmp_path / "module.py").write_text(source)
-    return list(said.logged(tmp_path))
+    return list(said.logged(said.trees(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -94,13 +106,6 @@ def test_an_event_is_found_however_it_is_logged(tmp_path: Path, source: str, fou
 def test_an_event_whose_name_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(said.UnreadableError, match=r"module\.py:2"):
         calls(tmp_path, "\nlog.info(event)\n")
-
-
-def test_every_event_has_the_form_of_one() -> None:
-    names = {call.event for call in said.logged(Path(errors.syncd.__file__).parent)}
-
-    assert len(names) > 100
-    assert [name for name in names if not re.fullmatch(r"[a-z]+\.[a-z_]+", name)] == []
 
 
 # Figures

@@ -15,12 +15,15 @@ from blake3 import blake3
 
 from syncd.download.journal import Journal
 from syncd.errors import IntegrityError, InvalidManifestError, NoSpaceError, NotFoundError
-from syncd.jobs.policy import MaxSize, Patterns, Policy, PolicyError
+from syncd.jobs.bundle import Stream
+from syncd.jobs.policy import NO_POLICY, MaxSize, Patterns, Policy, PolicyError
 from syncd.jobs.pull import HeldError
+from syncd.jobs.received import Received
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
+from syncd.store.archive import ArchiveError
 from syncd.store.holds import Hold
 from syncd.store.root import Store
 from tests.bundles.world import (
@@ -391,3 +394,30 @@ def test_a_bundle_that_is_not_there_is_not_found(other: Path, tmp_path: Path) ->
 
     assert ended.returncode == 3
     assert not other.exists(), "a store was made for nothing"
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["index first", "index last"])
+def test_a_big_blob_of_other_bytes_in_a_pipe_is_refused(host: Store, backwards: bool) -> None:
+    model = small_with(os.urandom(5 << 20))
+    layout = Layout.of(model).having(member(model.weights), b"?" * (5 << 20))
+
+    with pytest.raises(ArchiveError, match="damaged"):
+        streamed(host, (layout.reversed() if backwards else layout).tar())
+
+    assert snapshot(host.path) == {}
+    assert not list((host.path / ".syncd" / "staging").iterdir())
+
+
+def test_of_a_pipe_that_says_first_what_is_in_it_only_that_is_kept(host: Store) -> None:
+    model, stray = small("one:1b"), os.urandom(5 << 20)
+    out, writer = piped(Layout.of(model).having(member(digest_of(stray)), stray).tar())
+    received = Received(host, None, NO_POLICY, 0)
+    try:
+        received.take(Stream(out), Path("a pipe"), on_bytes=lambda _: None, cancelled=lambda: False)
+
+        assert received.size_of(Digest.parse(model.weights)) == model.weights_size
+        assert received.size_of(Digest.parse(digest_of(stray))) is None
+    finally:
+        received.close()
+        os.close(out)
+        writer.join(30)

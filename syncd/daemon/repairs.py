@@ -7,6 +7,7 @@ goes on with it in its next life. A registry that is out of reach is asked again
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import msgspec
 import structlog
@@ -32,6 +33,9 @@ log = structlog.get_logger()
 
 _KEPT_AGAIN = 24 * 3600.0  # seconds: what nobody had yesterday somebody may have today
 _LOOK_EVERY = 600.0  # seconds: what others have mended
+
+_Key: TypeAlias = tuple[Digest, int]
+"""A digest and a size. Two manifests may give one digest two sizes: one of them lies, and hides no other's damage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Repairs:
         self._times = times or Times()
         self._woken = asyncio.Event()
         self._found = False
-        self._known: dict[Digest, _Known] = {}
+        self._known: dict[_Key, _Known] = {}
         self.quarantined = 0
         """Blobs whose models were withdrawn in this life."""
 
@@ -80,13 +84,14 @@ class Repairs:
         blob, models = how.damage.blob, ", ".join(str(name) for name in how.damage.models)
         self._chronicle.tell(f"blob.{how.fate.value}", name=models, detail=str(blob.digest))
         self.quarantined += how.fate is Fate.QUARANTINED
+        key = _key(how.damage)
         if how.fate in {Fate.MENDED, Fate.QUARANTINED}:
-            self._known.pop(blob.digest, None)
+            self._known.pop(key, None)
             return
         moment = self._times.now()
-        failures = self._known[blob.digest].failures + 1 if blob.digest in self._known else 1
+        failures = self._known[key].failures + 1 if key in self._known else 1
         wait = _KEPT_AGAIN if how.fate is Fate.KEPT else backoff(failures, self._times.random())
-        self._known[blob.digest] = _Known(
+        self._known[key] = _Known(
             how.damage, failures, moment.now + wait, moment.epoch + wait, how.error.message if how.error else None
         )
 
@@ -116,7 +121,7 @@ class Repairs:
         revision = self._settings.revision
         while True:
             revision = await self._settings.changed(revision)
-            self._known = {digest: replace(one, retry_at=0.0) for digest, one in self._known.items()}
+            self._known = {key: replace(one, retry_at=0.0) for key, one in self._known.items()}
             self._woken.set()
 
     @property
@@ -141,11 +146,11 @@ class Repairs:
             return
         before, self._known = self._known, {}
         for damage in damages:
-            digest = damage.blob.digest
-            if digest in before:
-                self._known[digest] = replace(before[digest], damage=damage)
+            digest, key = damage.blob.digest, _key(damage)
+            if key in before:
+                self._known[key] = replace(before[key], damage=damage)
             elif not found_only or damage.kind is DamageKind.WRONG_BYTES:
-                self._known[digest] = _Known(damage)
+                self._known[key] = _Known(damage)
                 log.error("blob.damaged", digest=str(digest), models=[str(name) for name in damage.models])
                 self._chronicle.tell("blob.damaged", name=str(damage.models[0]), detail=str(digest))
 
@@ -174,6 +179,10 @@ class Repairs:
             reason=None if known.reason is None else printable(known.reason),
             next_try=rfc3339(known.epoch or self._times.wall()) if self._wanted else None,
         )
+
+
+def _key(damage: Damage) -> _Key:
+    return damage.blob.digest, damage.blob.size
 
 
 def _unseen(_line: msgspec.Struct) -> None:

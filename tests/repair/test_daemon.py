@@ -11,7 +11,7 @@ import pytest
 
 from syncd.store.root import Store
 from tests.daemon.servers import stand_ins
-from tests.pull.world import blob_file
+from tests.pull.world import blob_file, write_as_ollama
 from tests.repair.world import flipped, unseen
 from tests.support.daemon import RunningDaemon, eventually
 from tests.support.models import build_model
@@ -166,3 +166,21 @@ def test_a_damaged_model_of_the_settings_is_mended_once(registry: ScriptedRegist
         eventually(lambda: daemon.model(mistral.name)["state"] == "published")
         assert registry.bytes_served(mistral.weights) == mistral.weights_size  # one chunk; once
         assert assert_store_whole(daemon.store) == {mistral.name: mistral.digest}
+
+
+def test_a_manifest_that_lies_about_a_size_keeps_nobody_from_mending_the_others(
+    registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    mistral = registry.add(build_model("mistral:7b"))
+    with RunningDaemon(tmp_path) as daemon:
+        assert daemon.command("pull", mistral.name).returncode == 0
+        lie = json.loads(mistral.manifest)
+        for layer in lie["layers"]:
+            layer["size"] -= layer["digest"] == mistral.weights
+        write_as_ollama(daemon.store, f"{registry.host}/library/zeppelin:7b", json.dumps(lie).encode())
+        flipped(5000)(weights_of(daemon, mistral))
+
+        assert daemon.command("verify").returncode == 6
+
+        eventually(lambda: is_right(weights_of(daemon, mistral)))
+        assert mistral.name in daemon.command("list").stdout

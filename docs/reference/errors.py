@@ -22,6 +22,8 @@ MEANINGS = Path(__file__).with_name("meanings.toml")
 _PACKAGE = Path(syncd.__file__).parent
 _ENDS = (State.DONE, State.HALTED, State.REVERTED)  # of a rollout
 
+_LEVELS = {"exception": "error with traceback"}
+
 _HEAD = """# Errors and events
 
 Made of the code and of `docs/reference/meanings.toml` by `make docs`; a test holds that nothing is missing and
@@ -150,7 +152,7 @@ def _events(meanings: Mapping[str, Meaning], calls: Iterable[Call]) -> Iterator[
         rows = []
         for event, places in groupby(group, key=lambda call: call.event):
             here = list(places)
-            levels = dict.fromkeys(sorted(call.level for call in here))
+            levels = dict.fromkeys(sorted(_LEVELS.get(call.level, call.level) for call in here))
             fields = dict.fromkeys(field for call in sorted(here, key=lambda one: one.fields) for field in call.fields)
             rows.append((code(event), ", ".join(levels), ", ".join(map(code, fields)), *_words(meanings[event])))
         head = ("event", "level", "fields", "what has happened", "next step")

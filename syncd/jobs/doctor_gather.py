@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 
 from syncd.aio import in_thread
-from syncd.errors import SyncdError
+from syncd.errors import NotAuthorisedError, SyncdError
 from syncd.jobs import doctor_servers
+from syncd.jobs.damage import Damage
 from syncd.jobs.doctor_exam import Exam, SocketSeen, UnitSeen
 from syncd.jobs.repair import survey
 from syncd.jobs.rules import Rules
@@ -26,6 +27,7 @@ from syncd.store import layout
 from syncd.store.ground import Ground, look
 from syncd.store.models import StoredModel
 from syncd.store.root import Store
+from syncd.store.trees import Oddity, Spot
 
 _MAX_CONFIG = 1 << 20  # bytes
 _MAX_UNIT = 1 << 20
@@ -73,7 +75,8 @@ def ground_of(store: Store) -> Ground:
 
 def _of_store(store: Store, way: Way) -> Exam:
     around, rules = way.rules.around, way.rules
-    models = tuple(one for one in store.models.list() if isinstance(one, StoredModel))
+    odd = store.trees.odd(os.geteuid())
+    models, damages = _models(store, odd)
     state = way.scrubs.state
     return Exam(
         store=store.path,
@@ -82,10 +85,10 @@ def _of_store(store: Store, way: Way) -> Exam:
         ground=ground_of(store),
         daemon=way.daemon,
         floor=rules.floor,
-        odd=store.trees.odd(os.geteuid()),
+        odd=odd,
         models=models,
         requires=_required(store, models),
-        damages=survey(store, None),
+        damages=damages,
         staged=tuple(one for one in store.sweep.staged() if one.digest is not None),
         quarantined=tuple(store.sweep.quarantined()),
         leases=sum(not lease.keeps for lease in store.leases.all(way.now)),
@@ -102,6 +105,17 @@ def _of_store(store: Store, way: Way) -> Exam:
         secrets=tuple(_with_mode(secret) for secret in around.secrets),
         registries=around.registries,
     )
+
+
+def _models(store: Store, odd: Iterable[Spot]) -> tuple[tuple[StoredModel, ...], tuple[Damage, ...]]:
+    """Those that can be read, with what is known to be damaged of them."""
+    try:
+        models = tuple(one for one in store.models.list() if isinstance(one, StoredModel))
+        return models, survey(store, None)
+    except NotAuthorisedError:
+        if not any(spot.oddity is Oddity.CLOSED for spot in odd):
+            raise
+        return (), ()  # a folder is shut even to its owner, which is told of: the next look sees what is in it
 
 
 def _since(store: Store) -> float | None:

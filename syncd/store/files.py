@@ -138,8 +138,31 @@ class Folder:
         with translated(self.path):
             os.fchmod(self.fd, mode)
 
+    def set_mode(self, name: str, inode: tuple[int, int] | None, mode: int) -> bool:
+        """Give ``name`` this mode, though its own forbids even its owner to open it; no link is followed.
+
+        False: there is none, or it is not the file ``inode`` (device and number; None: any).
+        """
+        with translated(self.path / name):
+            try:
+                fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+            except FileNotFoundError:
+                return False
+            try:
+                found = os.fstat(fd)
+                if stat.S_ISLNK(found.st_mode) or inode not in {None, (found.st_dev, found.st_ino)}:
+                    return False
+                os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 - fchmod(2) refuses O_PATH
+            finally:
+                os.close(fd)
+        return True
+
     def open_file(self, name: str, flags: int = _READ) -> int | None:
         """A descriptor of the regular file ``name``; None: there is none; ``StoreError``: something else lies there."""
+        opened = self._open(name, flags)
+        return None if opened is None else opened[0]
+
+    def _open(self, name: str, flags: int) -> tuple[int, os.stat_result] | None:
         try:
             fd = os.open(name, flags | _SAFE, layout.OWN_FILE_MODE, dir_fd=self.fd)
         except FileNotFoundError:
@@ -147,16 +170,16 @@ class Folder:
         except OSError as error:
             raise self._named(name, error) from error
         try:
-            regular = stat.S_ISREG(os.fstat(fd).st_mode)
+            found = os.fstat(fd)
         except OSError as error:
             os.close(fd)
             raise error_of(error, self.path / name) from error
-        if not regular:
+        if not stat.S_ISREG(found.st_mode):
             os.close(fd)
             raise NotAFileError(
                 f"{self.path / name} is no regular file", hint="remove it: nothing of syncd's lies there"
             )
-        return fd
+        return fd, found
 
     def create_file(self, name: str, flags: int = os.O_EXCL) -> int:
         """A read-write descriptor of ``name``, made (0600) if it is not there; with ``O_EXCL`` it must not be there."""
@@ -195,11 +218,11 @@ class Folder:
 
     def read_dated(self, name: str, limit: int) -> tuple[bytes, float] | None:
         """The content likewise, and the mtime in seconds since the epoch."""
-        fd = self.open_file(name)
-        if fd is None:
+        opened = self._open(name, _READ)
+        if opened is None:
             return None
+        fd, found = opened
         try:
-            found = os.fstat(fd)
             # One read is all it takes, unless the file grows meanwhile: a list of 10,000 models counts each call.
             content = os.pread(fd, min(found.st_size, limit) + 1, 0)
             if len(content) != found.st_size or len(content) > limit:

@@ -225,7 +225,11 @@ def check_version(own: Folder, path: Path, *, create: bool) -> None:
 
 
 def _shared_folder(root: Folder, name: str) -> Folder:
-    folder = root.make_sub(name, layout.SHARED_FOLDER_MODE)
+    try:
+        folder = root.make_sub(name, layout.SHARED_FOLDER_MODE)
+    except NotAuthorisedError:  # shut even to its owner
+        root.set_mode(name, None, layout.SHARED_FOLDER_MODE)
+        folder = root.make_sub(name, layout.SHARED_FOLDER_MODE)
     mode = os.fstat(folder.fd).st_mode
     if mode & _READABLE_BY_ALL != _READABLE_BY_ALL:
         folder.chmod(layout.SHARED_FOLDER_MODE)

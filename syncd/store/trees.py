@@ -118,22 +118,7 @@ class Trees:
         """Give it its right mode; False if something else lies there."""
         with ExitStack() as stack:
             parent = self._parent(stack, spot)
-            if parent is None:
-                return False
-            with translated(parent.path / spot.path[-1]):
-                try:
-                    # Not opened for reading, which its mode may forbid even to its owner.
-                    fd = os.open(spot.path[-1], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
-                except FileNotFoundError:
-                    return False
-                try:
-                    found = os.fstat(fd)
-                    if (found.st_dev, found.st_ino) != spot.inode:
-                        return False
-                    os.chmod(f"/proc/self/fd/{fd}", spot.right_mode)  # noqa: PTH101 - fchmod(2) refuses O_PATH
-                finally:
-                    os.close(fd)
-        return True
+            return parent is not None and parent.set_mode(spot.path[-1], spot.inode, spot.right_mode)
 
     def open_check(self, spot: Spot) -> BlobCheck | None:
         """A pass over a file of ``blobs/`` as the blob that its name means; None if it is not there."""
@@ -198,13 +183,13 @@ class Trees:
                 continue
             try:
                 below = folder.sub(entry.name)
+                if below is not None:
+                    with below:
+                        if not below.list():
+                            yield _spot(layout.MANIFESTS, here, found, Oddity.EMPTY_FOLDER)
+                        yield from self._manifests(below, here, owner)
             except NotAuthorisedError:
                 continue  # its mode was told of; what is in there shows once that is right
-            if below is not None:
-                with below:
-                    if not below.list():
-                        yield _spot(layout.MANIFESTS, here, found, Oddity.EMPTY_FOLDER)
-                    yield from self._manifests(below, here, owner)
 
     def _in_manifests(self, folder: Folder, path: tuple[str, ...], found: os.stat_result, owner: int) -> Iterator[Spot]:
         if not stat.S_ISREG(found.st_mode):

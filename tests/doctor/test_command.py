@@ -3,12 +3,14 @@
 import json
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.doctor.world import Patient, patient_at
+from tests.pull.world import as_root
 from tests.support.daemon import RunningDaemon
 from tests.support.oracle import assert_store_whole
 from tests.support.registry import ScriptedRegistry
@@ -199,3 +201,37 @@ def test_it_leaves_everything_of_its_own_as_it_was(host: tuple[RunningDaemon, Pa
     after = {str(path): stat.S_IMODE(path.lstat().st_mode) for path in own.rglob("*") if path.name != "self-test"}
     assert after == before
     assert assert_store_whole(patient.path) == {patient.model.name: patient.model.digest}
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("shut", "mode"),
+    [("manifests", 0o000), ("blobs", 0o311), ("tag", 0o000), ("tag's folder", 0o000), ("host", 0o600), ("blob", 0o000)],
+)
+async def test_its_owner_who_is_not_root_opens_what_is_shut(registry: ScriptedRegistry, shut: str, mode: int) -> None:
+    """Root becomes the owner of the store, who may read nothing that its mode forbids."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        machine = RunningDaemon(Path(folder) / "host")
+        machine.folder.mkdir()
+        machine.write_settings("")
+        patient = await patient_at(registry, machine.store)
+        for path in (patient.path, *patient.path.rglob("*")):
+            os.chown(path, 1234, 1234)
+        places = {
+            "manifests": patient.path / "manifests",
+            "blobs": patient.path / "blobs",
+            "tag": patient.tag,
+            "tag's folder": patient.tag.parent,
+            "host": patient.tag.parents[2],
+            "blob": patient.weights,
+        }
+        places[shut].chmod(mode)
+
+        told = machine.command("doctor", "--offline", "--fix")
+        after = machine.command("doctor", "--offline")
+
+        assert (told.returncode, after.returncode) == (0, 0), told.stdout + told.stderr + after.stderr
+        # The two at the top are put right by whoever opens the store.
+        assert shut in {"manifests", "blobs"} or f"its mode is {mode:04o}, and should be" in told.stdout
+        patient.assert_whole()

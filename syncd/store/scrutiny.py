@@ -1,5 +1,6 @@
 """One pass over a blob's file as the disk has it: against the map of its chunks, or whole against SHA-256."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,13 @@ from syncd.oci.chunks import CHUNK_SIZE, ChunkMap, chunk_bounds, chunk_count
 from syncd.oci.digest import Hasher
 from syncd.oci.manifest import Descriptor
 from syncd.store.check import Verdict
+from syncd.store.copying import BAD_MEDIUM
 from syncd.store.direct import BLOCK_BYTES, DirectFile, DirectReader
 from syncd.store.files import translated
 from syncd.store.records import Identity, Record
+
+_BAD_MEDIUM = BAD_MEDIUM | {errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO}
+"""What a direct read says of bad sectors (Linux ``blk_errors``); a buffered one says EIO."""
 
 
 class Scrutiny:
@@ -117,6 +122,9 @@ class Scrutiny:
             return False
         length = min(self._end() - block.offset, BLOCK_BYTES)
         if block.error is not None:
+            if block.error.errno not in _BAD_MEDIUM:  # no memory, a network that is away: that says nothing of the blob
+                with translated(self.path):
+                    raise block.error
             self.unreadable, self._spoilt, self._sha256 = block.error, True, None
         elif len(block.data) < length:
             return False  # cut while it was read: its identity has changed

@@ -14,6 +14,9 @@ import pytest
 from syncd.jobs.damage import DamageKind
 from syncd.jobs.scrub import ScrubWish
 from syncd.oci.chunks import CHUNK_SIZE
+from syncd.oci.digest import Digest
+from syncd.oci.manifest import Descriptor
+from syncd.store.blobs import BlobStatus
 from syncd.store.direct import BLOCK_BYTES, DirectFile, DirectReader
 from syncd.store.root import Store
 from tests.crash.strace import attached, needs_strace
@@ -143,6 +146,82 @@ print(json.dumps([[one.kind.value, one.chunks, str(one.blob.digest)] for one in 
     ((kind, chunks, digest),) = json.loads(found)
     assert (kind, digest) == (DamageKind.UNREADABLE.value, model.weights)
     assert 0 < len(chunks) < 3
+
+
+async def test_a_read_that_fails_for_want_of_memory_says_nothing_of_the_blob(store: Store, tmp_path: Path) -> None:
+    needs_strace()
+    model = synthetic_model(weights_bytes=CHUNK_SIZE)
+    put(store, model)
+    code = """
+import asyncio, sys
+from pathlib import Path
+from syncd.store.root import Store
+from tests.scrub.world import Heard, scrubbed
+with Store.open(Path(sys.argv[1]), create=False) as store:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    asyncio.run(scrubbed(store))
+print("done", flush=True)
+"""
+    with python(code, store.path) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        weights = str(blob_file(store, model.weights))
+        inject = ("-P", weights, "-e", "trace=preadv,preadv2", "-e", "inject=preadv,preadv2:error=ENOMEM")
+        with attached(process.pid, tmp_path / "trace", *inject):
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "done\n"
+        process.wait(20)
+
+    weights_blob = Descriptor("", Digest.parse(model.weights), CHUNK_SIZE)
+    assert "ENOMEM" in (tmp_path / "trace").read_text()
+    assert store.blobs.look(weights_blob) == (BlobStatus.STORED, True)
+
+
+async def test_a_disk_that_hangs_stops_nothing_but_the_scrub(store: Store, tmp_path: Path) -> None:
+    """Not even while the scrub ends early, with reads under way."""
+    needs_strace()
+    model = synthetic_model(weights_bytes=4 * CHUNK_SIZE)
+    put(store, model)
+    code = """
+import asyncio, sys, time
+from pathlib import Path
+from syncd.jobs.scrub import ScrubWish
+from syncd.store.root import Store
+from tests.scrub.world import Heard, scrubbed
+
+async def main(store):
+    heard = Heard()
+    task = asyncio.create_task(scrubbed(store, heard=heard))
+    await asyncio.sleep(1.0)
+    task.cancel()
+    longest, last = 0.0, time.monotonic()
+    while not task.done():
+        await asyncio.sleep(0.01)
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    return longest
+
+with Store.open(Path(sys.argv[1]), create=False) as store:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(asyncio.run(main(store)), flush=True)
+"""
+    with python(code, store.path) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        weights = str(blob_file(store, model.weights))
+        inject = ("-P", weights, "-e", "trace=preadv,preadv2", "-e", "inject=preadv,preadv2:delay_enter=4s")
+        with attached(process.pid, tmp_path / "trace", *inject):
+            process.stdin.write("\n")
+            process.stdin.flush()
+            held = float(process.stdout.readline())
+        process.wait(30)
+
+    assert held < 3.0
 
 
 async def test_a_link_where_a_blob_should_be_is_damage(store: Store, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 A size and an mtime prove nothing here: a file whose identity is that of its record is read all the same.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import structlog
@@ -191,7 +191,7 @@ class _Run:
         attempts, whole = 0, False
         try:
             while attempts < _ATTEMPTS:
-                async with entered(self._opened, blob, whole) as check:
+                async with self._opening(blob, whole) as check:
                     if check is None:
                         return DamageKind.MISSING, None, f"{where} is not there"
                     await self._read(check)
@@ -210,6 +210,15 @@ class _Run:
         except SyncdError as error:
             return DamageKind.UNREADABLE, None, error.message
         return DamageKind.WRONG_BYTES, None, f"{where} is being written to by somebody else"
+
+    @asynccontextmanager
+    async def _opening(self, blob: Descriptor, whole: bool) -> AsyncIterator[Scrutiny | None]:
+        async with entered(self._opened, blob, whole) as check:
+            try:
+                yield check
+            finally:
+                if check is not None:
+                    await in_thread(check.close)  # waits for the reads under way, on a bad disk for long
 
     def _opened(self, blob: Descriptor, whole: bool) -> AbstractContextManager[Scrutiny | None]:
         check = self._store.blobs.open_scrutiny(blob, self._reader, whole=whole)

@@ -15,7 +15,7 @@ from syncd.download.pace import RateLimit
 from syncd.errors import BusyError, NotAuthorisedError, SyncdError
 from syncd.jobs.damage import Damage, DamageKind, users_now
 from syncd.jobs.scrub_book import ScrubBook, ScrubProgress, damage_of
-from syncd.jobs.verify import named, users_of
+from syncd.jobs.verify import blob_lock, named, users_of
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
@@ -198,7 +198,7 @@ class _Run:
                     if check.suspect:
                         whole = True  # the map and the disk disagree: SHA-256 decides
                         continue
-                    verdict = await in_thread(_conclude, self._store, check)
+                    verdict = await self._concluded(check)
                     self._buffered = bool(check.done) and not check.direct
                 if verdict is Verdict.RIGHT or (verdict is Verdict.CHANGED and check.right):
                     return None
@@ -210,6 +210,12 @@ class _Run:
         except SyncdError as error:
             return DamageKind.UNREADABLE, None, error.message
         return DamageKind.WRONG_BYTES, None, f"{where} is being written to by somebody else"
+
+    async def _concluded(self, check: Scrutiny) -> Verdict:
+        if check.by_map and check.right:
+            return Verdict.RIGHT  # what is known of it is still so
+        with await blob_lock(self._store, check.blob.digest) or nullcontext() as lock:
+            return await in_thread(_conclude, self._store, check, locked=lock is not None)
 
     @asynccontextmanager
     async def _opening(self, blob: Descriptor, whole: bool) -> AsyncIterator[Scrutiny | None]:
@@ -274,21 +280,16 @@ def _detail(verdict: Verdict, check: Scrutiny) -> str:
     return "other bytes than its name says"
 
 
-def _conclude(store: Store, check: Scrutiny) -> Verdict:
-    verdict = check.verdict()
-    if check.by_map and verdict is Verdict.RIGHT:
-        return verdict  # what is known of it is still so
+def _conclude(store: Store, check: Scrutiny, *, locked: bool) -> Verdict:
     if not store.blobs.in_place(check):
         return Verdict.CHANGED  # another file has its name by now: a pull, a repair, an outside Ollama
-    lock = store.locks.try_digest(check.blob.digest)
-    if lock is None:
-        return verdict  # a pull is at this blob: what is known of it is its business
-    with lock:
-        try:
-            verdict = store.blobs.conclude(check)
-            if verdict is Verdict.RIGHT:
-                # Whoever took its last model away meanwhile could not start its hour of grace.
-                store.blobs.refresh(check.blob)
-        except NotAuthorisedError:
-            return check.verdict()  # another user's file: right or wrong, it cannot be made the store's own
-        return verdict
+    if not locked:
+        return check.verdict()
+    try:
+        verdict = store.blobs.conclude(check)
+        if verdict is Verdict.RIGHT:
+            # Whoever took its last model away meanwhile could not start its hour of grace.
+            store.blobs.refresh(check.blob)
+    except NotAuthorisedError:
+        return check.verdict()  # another user's file: right or wrong, it cannot be made the store's own
+    return verdict

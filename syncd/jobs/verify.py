@@ -1,5 +1,6 @@
 """Verification: hash every blob of the named models, once each, and report every fault."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -7,16 +8,19 @@ from enum import StrEnum
 
 from syncd.aio import entered, in_thread
 from syncd.errors import IntegrityError, NotAuthorisedError, NotFoundError, SyncdError
+from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store.check import BlobCheck, Verdict
 from syncd.store.files import NotAFileError
 from syncd.store.layout import BLOBS, blob_file
+from syncd.store.locks import Lock
 from syncd.store.models import BrokenModel, StoredModel
 from syncd.store.root import Store
 
 _SLICE_BYTES = 32 * 1024 * 1024  # a third of a second on a slow disk: a cancellation waits for one slice
 _ATTEMPTS = 3
+_PATIENCE = 10.0  # seconds for a digest's lock: who only looks holds it for a moment, who fetches for long
 
 
 class FaultKind(StrEnum):
@@ -134,7 +138,8 @@ async def _judge(store: Store, blob: Descriptor, hashed: Callable[[int], None]) 
                     return FaultKind.MISSING, f"{where} is not there"
                 while await in_thread(check.step, _SLICE_BYTES):
                     hashed(check.done)
-                verdict = await in_thread(_conclude, store, check)
+                with await blob_lock(store, blob.digest) or nullcontext() as lock:
+                    verdict = await in_thread(_conclude, store, check, locked=lock is not None)
             if verdict is Verdict.RIGHT:
                 return None
             if verdict is not Verdict.CHANGED:
@@ -159,19 +164,29 @@ def _detail(verdict: Verdict, check: BlobCheck) -> str:
     return "other bytes than its name says"
 
 
-def _conclude(store: Store, check: BlobCheck) -> Verdict:
-    lock = store.locks.try_digest(check.blob.digest)
-    if lock is None:
-        return check.verdict()  # a pull is at this blob: what is known of it is its business
-    with lock:
-        try:
-            verdict = store.blobs.conclude(check)
-            if verdict is Verdict.RIGHT:
-                # Whoever took its last model away meanwhile could not start its hour of grace.
-                store.blobs.refresh(check.blob)
-        except NotAuthorisedError:
-            return check.verdict()  # another user's file: right or wrong, it cannot be made the store's own
-        return verdict
+async def blob_lock(store: Store, digest: Digest) -> Lock | None:
+    """The digest's lock, for which it is worth waiting: what is found must not be forgotten because somebody looked.
+
+    None if its holder keeps it: a pull is at this blob, and what is known of it is that one's business.
+    """
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await store.locks.digest(digest)
+    except TimeoutError:
+        return None
+
+
+def _conclude(store: Store, check: BlobCheck, *, locked: bool) -> Verdict:
+    if not locked:
+        return check.verdict()
+    try:
+        verdict = store.blobs.conclude(check)
+        if verdict is Verdict.RIGHT:
+            # Whoever took its last model away meanwhile could not start its hour of grace.
+            store.blobs.refresh(check.blob)
+    except NotAuthorisedError:
+        return check.verdict()  # another user's file: right or wrong, it cannot be made the store's own
+    return verdict
 
 
 def _still_using(store: Store, blob: Descriptor, models: Iterable[StoredModel]) -> list[StoredModel]:

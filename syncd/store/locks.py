@@ -130,6 +130,10 @@ class Locks:
         """``try_name`` until it is got; ``on_wait`` is called after each vain try, every ``poll`` seconds."""
         return await _polled(lambda: self.try_name(name), poll, on_wait)
 
+    async def digest(self, digest: Digest, *, poll: float = POLL_SECONDS) -> Lock:
+        """``try_digest`` until it is got, likewise."""
+        return await _polled(lambda: self.try_digest(digest), poll, None)
+
     async def references(
         self, *, shared: bool, poll: float = POLL_SECONDS, on_wait: Callable[[], None] | None = None
     ) -> Lock:

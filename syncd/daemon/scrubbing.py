@@ -133,9 +133,11 @@ class Scrubbing:
             return
         except SyncdError as error:
             log.error("scrub.failed", error=error.message, hint=error.hint)  # noqa: TRY400 - expected: no traceback
-            self._chronicle.tell("scrub.failed", detail=error.message)
-            await self.book.failed(error.message)
-            await self.book.schedule(self._times.wall() + min(_AGAIN, wished.every or _AGAIN))
+            await self._put_off(wished, error.message)
+            return
+        except Exception as error:  # a bug ends this scrub and not the daemon, which would meet it again at its start
+            log.exception("scrub.crashed")
+            await self._put_off(wished, f"unexpected {type(error).__name__}: {error}")
             return
         log.info(
             "store.scrubbed",
@@ -148,6 +150,11 @@ class Scrubbing:
         self._chronicle.tell("scrub.ended", detail=f"{result.blobs} blobs, {result.damaged} damaged")
         await self.book.failed(None)
         await self._plan(anew=True)
+
+    async def _put_off(self, wished: ScrubSettings, why: str) -> None:
+        self._chronicle.tell("scrub.failed", detail=why)
+        await self.book.failed(why)
+        await self.book.schedule(self._times.wall() + min(_AGAIN, wished.every or _AGAIN))
 
     def _ears(self) -> ScrubEars:
         def found(damage: Damage) -> None:

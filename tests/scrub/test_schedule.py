@@ -1,19 +1,24 @@
 """The daemon scrubs by itself when it is time; what its end interrupts goes on in the next life."""
 
+import asyncio
 import json
 import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from syncd.daemon.chronicle import Chronicle
+from syncd.daemon.followed import Times
 from syncd.daemon.integrity_settings import ScrubInterval, ScrubSettings
-from syncd.daemon.scrubbing import next_due
+from syncd.daemon.scrubbing import Scrubbing, next_due
 from syncd.daemon.units import Rate
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.store.root import Store
+from tests.pull.world import until
 from tests.scrub.world import blob_file, book_of, harm, put
 from tests.support.daemon import RunningDaemon
 from tests.support.models import synthetic_model
@@ -56,6 +61,30 @@ def test_a_clock_that_was_set_back_puts_nothing_off() -> None:
 
 def test_the_rate_of_a_scheduled_scrub_leaves_the_disk_to_the_servers() -> None:
     assert ScrubSettings().max_rate == Rate(200_000_000)
+
+
+async def test_a_scrub_that_meets_a_bug_is_put_off_and_the_daemon_goes_on(store: Store) -> None:
+    put(store, synthetic_model(weights_bytes=1 << 20))
+    book = book_of(store)
+    await book.schedule(1.0)
+    settings = SimpleNamespace(
+        revision=0,
+        current=SimpleNamespace(settings=SimpleNamespace(scrub=ScrubSettings(every=ScrubInterval(_DAY)))),
+        changed=lambda _after: asyncio.Event().wait(),
+    )
+    times = Times(monotonic=lambda: 1 // 0, random=lambda: 0.0)
+    scrubbing = Scrubbing(
+        store, cast("Any", settings), book, Chronicle(time.time), times=times, on_damage=lambda _names: None
+    )
+
+    service = asyncio.create_task(scrubbing.run())
+    await until(lambda: book.state.failure or service.done())
+
+    assert not service.done()
+    assert "ZeroDivisionError" in (book.state.failure or "")
+    await until(lambda: (book.state.due or 0) > time.time() + 1000)
+    service.cancel()
+    await asyncio.wait((service,))
 
 
 def test_a_scheduled_scrub_finds_damage_and_says_so_everywhere(host: RunningDaemon) -> None:

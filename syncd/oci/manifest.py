@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Self
 
 from syncd.errors import InvalidDigestError, InvalidManifestError
@@ -21,6 +22,7 @@ LIST_TYPES = frozenset(
     }
 )
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+_LONGEST_TYPE = 255  # characters, without parameters
 _MODEL_LAYER = "application/vnd.ollama.image.model"
 
 
@@ -86,9 +88,9 @@ class Manifest:
         return tuple(layer for layer in self.layers if layer.media_type == _MODEL_LAYER)
 
     def _refuse_contradictions(self) -> None:
-        sizes: dict[Digest, int] = {}
+        sizes: dict[str, int] = {}
         for blob in (*self.layers, self.config):
-            if sizes.setdefault(blob.digest, blob.size) != blob.size:
+            if sizes.setdefault(blob.digest.hex, blob.size) != blob.size:
                 raise InvalidManifestError(f"the manifest gives {blob.digest} two sizes")
 
 
@@ -101,11 +103,21 @@ def _refuse_lists(document: dict[str, Any]) -> None:
         )
 
 
+def _is_media_type(text: str) -> bool:
+    head = text if len(text) <= _LONGEST_TYPE else text.partition(";")[0].strip()
+    return len(head) <= _LONGEST_TYPE and _is_short_media_type(head)
+
+
+@lru_cache(maxsize=64)  # there are a dozen or so, in every manifest the same
+def _is_short_media_type(text: str) -> bool:
+    return _MEDIA_TYPE.fullmatch(text.partition(";")[0].strip()) is not None
+
+
 def _descriptor(value: object, what: str) -> Descriptor:
     if not isinstance(value, dict):
         raise InvalidManifestError(f"the manifest's {what} is not a descriptor")
     media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
-    if not isinstance(media_type, str) or not _MEDIA_TYPE.fullmatch(media_type.partition(";")[0].strip()):
+    if not isinstance(media_type, str) or not _is_media_type(media_type):
         raise InvalidManifestError(f"the manifest's {what} has no valid media type")
     if not isinstance(digest, str):
         raise InvalidManifestError(f"the manifest's {what} has no digest")

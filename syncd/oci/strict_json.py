@@ -22,8 +22,8 @@ def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON is any of its types; the ca
     """The value of ``raw`` (UTF-8). Raise ``StrictJSONError`` with a reason that fits behind a "because"."""
     _bound(raw)
     try:
-        found = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-        if _SURROGATE.search(raw):
+        found = _DECODER.decode(raw.decode("utf-8"))
+        if b"\\u" in raw and _SURROGATE.search(raw):
             json.dumps(found, ensure_ascii=False).encode("utf-8")  # half a pair is no text: nobody could tell of it
     except StrictJSONError:
         raise
@@ -62,3 +62,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> None:
     raise StrictJSONError(f"it is no JSON ({text} is not a number)")
+
+
+# One for all: to make one takes as long as to read a manifest with it. It keeps nothing between two texts.
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)

@@ -8,8 +8,7 @@ from syncd.api.collected import Collected
 from syncd.api.operation import Desk, Operation, Tell
 from syncd.errors import IntegrityError
 from syncd.jobs.collect import collect, plan
-from syncd.jobs.collection import CollectionPlan, Memories
-from syncd.jobs.memories import ask
+from syncd.jobs.collection import NO_SERVERS_KNOWN, CollectionPlan, Memories
 from syncd.text import printable
 
 log = structlog.get_logger()
@@ -41,7 +40,11 @@ async def _collect(desk: Desk, asked: CollectRequest, _tell: Tell) -> Collected:
 
 
 async def _asked_directly(desk: Desk) -> Memories:
+    from syncd.jobs.memories import ask  # noqa: PLC0415 - the daemon knows, and where none runs there may be no server
+
     servers = desk.rules.servers
+    if not servers.instances and not servers.discovered:
+        return Memories(notices=(NO_SERVERS_KNOWN,))
     return await ask(servers.instances, discovered=servers.discovered, patience=servers.patience)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from syncd.cli.session import Session
 from syncd.daemon.access import Access
 from syncd.daemon.rules import rules_of
-from syncd.daemon.ways import Ways
 from syncd.jobs.mend import Mending
 from syncd.jobs.pull import PullMeans
 from syncd.jobs.rules import Rules
@@ -49,6 +48,8 @@ class OwnDesk:
     @asynccontextmanager
     async def pulling(self) -> AsyncIterator[PullMeans]:
         """What a pull works with."""
+        from syncd.daemon.ways import Ways  # noqa: PLC0415 - what fetches nothing does not pay for aiohttp
+
         async with Ways(self.store, _nobody_waits) as ways:
             await ways.renew(self.session.loaded, self.access)
             async with ways.used() as means:

@@ -35,8 +35,8 @@ class Here:
     def operate(self, operation: "Operation[A, E]", asked: A, tell: "Tell", *, hint: str | None = None) -> E:
         """Do it in this process."""
         from syncd.cli import running  # noqa: PLC0415 - see above
+        from syncd.cli.credentials import access_for  # noqa: PLC0415 - see above
         from syncd.cli.desk import OwnDesk  # noqa: PLC0415 - see above
-        from syncd.cli.pulling_here import access_for  # noqa: PLC0415 - see above
 
         access = access_for(self.session, ())
         with self.session.open_store(writes=operation.writes(asked)) as store:

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from syncd.cli import adopting, logs, migrating_page, place
+from syncd.cli.credentials import access_for
 from syncd.cli.migrating_run import Migration
 from syncd.cli.options import as_json, dry_run, examples, shared, stored_names
-from syncd.cli.pulling_here import access_for
 from syncd.cli.session import Session
 from syncd.cli.there import There
 from syncd.daemon.settings import StoreChoice

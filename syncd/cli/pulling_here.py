@@ -1,15 +1,15 @@
 """Pulls by this process: registries, connections and store put together."""
 
-import os
 import random
 import time
 from collections.abc import Sequence
 
 from syncd.cli import running
+from syncd.cli.credentials import access_for
 from syncd.cli.place import Limits
 from syncd.cli.render import PullView
 from syncd.cli.session import Session
-from syncd.daemon.access import Access, ollama_key, registry_access
+from syncd.daemon.access import Access
 from syncd.daemon.rules import policy_of
 from syncd.daemon.settings import Loaded
 from syncd.download.fetch import Fetcher
@@ -25,16 +25,6 @@ from syncd.store.root import Store
 _CONNECT_TIMEOUT = 15.0  # seconds
 _OTHER_THREADS = 16  # beside one for each connection: hashing, syncing, looking
 _ANSWER_TIMEOUT = 60.0  # seconds; a registry may take its time over the headers of a cold blob
-
-
-def access_for(session: Session, references: Sequence[Reference]) -> Access:
-    """What opens the registries of these. Before the store: who opens that may no longer be allowed to read it."""
-    access = registry_access(
-        session.loaded, os.environ, own_key=ollama_key(), asked=[one.name.host for one in references]
-    )
-    for notice in access.notices:
-        session.notice(f"warning: {notice}")
-    return access
 
 
 def pull(

@@ -16,6 +16,8 @@ GRACE_SECONDS = 3600.0
 QUARANTINE_SECONDS = 30 * 86400.0
 """How long what is in quarantine stays there, unless the settings say otherwise."""
 
+NO_SERVERS_KNOWN = "no daemon runs and the settings name no servers: what servers have loaded is not known"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectRules:

@@ -10,7 +10,6 @@ from syncd.instances.ollama import OllamaServer, ProbeError, Reason
 from syncd.jobs.collection import Memories
 from syncd.oci.digest import Digest
 
-_NOBODY = "no daemon runs and the settings name no servers: what servers have loaded is not known"
 _DOCKERS = "the settings leave it to the Docker Engine which servers there are, and no daemon runs that follows it"
 
 
@@ -21,8 +20,6 @@ async def ask(instances: Iterable[Instance], *, discovered: bool, patience: floa
     for each answer.
     """
     asked = tuple(instances)
-    if not asked and not discovered:
-        return Memories(notices=(_NOBODY,))
     async with fresh_connections() as session:
         servers = [OllamaServer(one.name, one.url, session, patience=patience, load_patience=patience) for one in asked]
         async with asyncio.TaskGroup() as group:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from syncd.errors import SyncdError
 from syncd.oci.digest import Digest
 from syncd.store import layout
-from syncd.store.files import Folder, new_token, translated
+from syncd.store.files import Folder, new_token, same_file, translated
 
 _OLLAMAS_PARTIAL = "-partial"  # ollama server/download.go: "<blob>-partial" and "<blob>-partial-<n>"
 
@@ -168,13 +168,15 @@ class Sweep:
     # Steps of the above
 
     def _look(self, file: str, digest: Digest) -> HeldBlob | None:
-        found = [status for folder in (self._blobs, self._keep) if (status := _regular(folder, file)) is not None]
-        # A record alone keeps nothing: it is looked at where no file is left that it is of.
-        dated = found or [status for status in (_regular(self._records, file),) if status is not None]
-        if not dated:
-            return None
-        sizes = {(status.st_dev, status.st_ino): status.st_size for status in found}  # one file under two names: once
-        return HeldBlob(digest, sum(sizes.values()), max(status.st_mtime for status in dated))
+        blob, kept = _regular(self._blobs, file), _regular(self._keep, file)
+        one = blob or kept
+        if one is None:
+            # A record alone keeps nothing: it is looked at where no file is left that it is of.
+            record = _regular(self._records, file)
+            return None if record is None else HeldBlob(digest, 0, record.st_mtime)
+        if blob is None or kept is None or same_file(blob, kept):
+            return HeldBlob(digest, one.st_size, one.st_mtime)
+        return HeldBlob(digest, blob.st_size + kept.st_size, max(blob.st_mtime, kept.st_mtime))
 
     def _throw(self, folder: Folder, file: str) -> str | None:
         trashed = layout.temporary_file(new_token())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from syncd.cli.session import Session
 from syncd.daemon.access import Access
 from syncd.daemon.rules import rules_of
+from syncd.errors import SyncdError
 from syncd.jobs.mend import Mending
 from syncd.jobs.pull import PullMeans
 from syncd.jobs.rules import Rules
@@ -19,11 +20,11 @@ from syncd.store.root import Store
 
 @dataclass(frozen=True, slots=True)
 class OwnDesk:
-    """Implements ``api.operation.Desk``. ``access`` was read before root became somebody else."""
+    """Implements ``api.operation.Desk``. ``access`` was read before root became somebody else; or why not."""
 
     session: Session
     store: Store
-    access: Access
+    access: Access | SyncdError
     servers: None = None
     by: str = "this command"
 
@@ -50,6 +51,8 @@ class OwnDesk:
         """What a pull works with."""
         from syncd.daemon.ways import Ways  # noqa: PLC0415 - what fetches nothing does not pay for aiohttp
 
+        if isinstance(self.access, SyncdError):
+            raise self.access
         async with Ways(self.store, _nobody_waits) as ways:
             await ways.renew(self.session.loaded, self.access)
             async with ways.used() as means:

@@ -12,7 +12,7 @@ from syncd.api import events
 from syncd.api.catalogue import Listing, Shown, describe, listing
 from syncd.cli.place import Limits, Watch
 from syncd.cli.session import Session
-from syncd.errors import BusyError, NotFoundError
+from syncd.errors import BusyError, NotFoundError, SyncdError
 from syncd.oci.name import ModelName, Reference
 
 # A listing waits for nothing that it does not need. What is needed is imported before the store is opened: root has
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from syncd.api.operation import Operation, Tell
     from syncd.api.v1 import Cancelled, ReloadEnded, ReloadRequest, ReloadTried, Status
     from syncd.cli.render import PullView
+    from syncd.daemon.access import Access
 
 A = TypeVar("A", bound=msgspec.Struct)
 E = TypeVar("E", bound=msgspec.Struct)
@@ -38,7 +39,11 @@ class Here:
         from syncd.cli.credentials import access_for  # noqa: PLC0415 - see above
         from syncd.cli.desk import OwnDesk  # noqa: PLC0415 - see above
 
-        access = access_for(self.session, ())
+        access: Access | SyncdError
+        try:
+            access = access_for(self.session, ())
+        except SyncdError as error:
+            access = error  # it ends what fetches something, and nothing else
         with self.session.open_store(writes=operation.writes(asked)) as store:
             return running.run(operation.run(OwnDesk(self.session, store, access), asked, tell), hint=hint)
 

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +69,34 @@ def test_it_takes_what_its_dry_run_shows_and_says_that_nobody_asked_servers(host
     assert "store:" in done.stderr
     assert "store:" not in would.stderr
     assert not blob.exists()
+
+
+def test_it_needs_no_password_of_a_registry_that_it_does_not_ask(host: RunningDaemon) -> None:
+    host.write_settings('[registries."registry.example"]\ntoken_file = "/nonexistent/token"\n')
+    blob = free_blob(host.store)
+
+    done = host.command("gc")
+
+    assert done.returncode == 0, done.stderr
+    assert not blob.exists()
+
+
+def test_without_servers_and_a_daemon_it_does_not_wait_for_what_speaks_http(host: RunningDaemon) -> None:
+    code = (
+        "import sys\n"
+        "from syncd.cli.main import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    assert 'syncd.store.sweep' in sys.modules\n"
+        "    assert not {'aiohttp', 'cryptography'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, "gc", "--dry-run", "--store", str(host.store)]
+    environ = os.environ | {"SYNCD_CONFIG": str(host.folder / "etc" / "syncd.toml")}
+
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_a_daemon_the_servers_of_the_settings_are_asked(

@@ -61,8 +61,14 @@ class Scrutiny:
         return self.by_map and bool(self.bad)
 
     def skip_to(self, chunk: int) -> None:
-        """Begin there: what lies before was seen to be right in this very file. Only ``by_map``, before any step."""
-        self.done = chunk_bounds(chunk, self.blob.size)[0]
+        """Begin there: what lies before was seen to be right in this very file. Only ``by_map``, before any step.
+
+        A place that the blob does not have is none: then it begins at its beginning.
+        """
+        start = chunk_bounds(chunk, self.blob.size)[0]
+        if not 0 <= start <= self.blob.size:
+            return
+        self.done = start
         self._blocks = self._reader.blocks(self._file, self.done, self._end())
 
     def step(self, limit: int, stopped: Callable[[], bool]) -> int:

@@ -131,11 +131,13 @@ def _look(store: Store, blob: Descriptor) -> DamageKind | None:
         status, in_place = store.blobs.look(blob)
     except StoreError:
         return None  # a link or a folder where the blob should be: 'syncd doctor' is for that
-    if status is BlobStatus.UNVERIFIED or (status is BlobStatus.STORED and in_place):
+    if status is BlobStatus.STORED and in_place:
         return None
     if not in_place:
         return DamageKind.MISSING
-    return DamageKind.WRONG_BYTES if store.blobs.is_condemned(blob) else DamageKind.WRONG_SIZE
+    if store.blobs.is_condemned(blob):
+        return DamageKind.WRONG_BYTES  # a commit that was killed may have put the right one into keep/, yet to be read
+    return DamageKind.WRONG_SIZE if status is BlobStatus.ABSENT else None
 
 
 def _naming(store: Store, damage: Damage) -> list[tuple[ModelName, Manifest]]:

@@ -17,7 +17,9 @@ from syncd.registry.hosts import RegistryConfig
 from syncd.store.blobs import BlobStatus
 from syncd.store.root import Store
 from tests.pull.world import means, model_name, pulled, until, write_as_ollama
-from tests.repair.world import SIZE, Scene, flipped, repaired, scene_at, verified
+from tests.repair.world import CHUNKS, SIZE, Scene, flipped, repaired, scene_at, verified
+from tests.scrub.world import scrubbed
+from tests.support.content import whole
 from tests.support.models import synthetic_model
 from tests.support.oracle import assert_store_whole, snapshot
 from tests.support.registry import ScriptedRegistry
@@ -190,3 +192,34 @@ async def test_a_cancelled_repair_leaves_no_lease(scene: Scene) -> None:
                 await task
 
         assert store.leases.all(time.time()) == []
+
+
+async def test_a_repair_that_was_killed_between_its_two_renames_is_known_to_be_unfinished(scene: Scene) -> None:
+    scene.kept.write_bytes(whole(scene.model.blobs[scene.model.weights]))
+    with Store.open(scene.path, create=False) as store:
+        assert [one.blob.digest for one in survey(store, None)] == [scene.weights.digest]
+
+    (ended,) = await mended(scene)
+
+    assert ended.fate is Fate.MENDED
+    assert scene.served() == 0
+    scene.assert_whole()
+
+
+@pytest.mark.parametrize("chunk", [CHUNKS + 1, -1])
+async def test_a_place_that_is_none_condemns_no_blob(scene: Scene, chunk: int) -> None:
+    """What a scrub remembers has no checksum: it may have rotted itself."""
+    await repaired(scene)
+    state = scene.path / ".syncd" / "state" / "scrub.json"
+    found = scene.file.stat()
+    identity = {
+        "device": found.st_dev,
+        "inode": found.st_ino,
+        "size": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+    }
+    whole_one = {"names": None, "begun": 1.0, "digest": scene.weights.digest.hex, "size": SIZE}
+    state.write_text(json.dumps({"whole": {**whole_one, "chunk": chunk, "identity": identity}}))
+    with Store.open(scene.path, create=False) as store:
+        assert (await scrubbed(store)).damaged == 0
+        assert store.blobs.look(scene.weights) == (BlobStatus.STORED, True)

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from syncd.errors import InvalidDigestError, InvalidManifestError, InvalidNameError, NotAuthorisedError, SyncdError
@@ -23,7 +23,8 @@ _DEPTH = 4  # host, namespace, model, tag
 _WRITABLE_BY_OTHERS = 0o022
 _READ_BY_ALL = 0o444
 _ENTER_BY_ALL = 0o555
-_MAX_NAME = 200  # characters of a name that are kept in quarantine, as everything there has them
+_MAX_NAME = 200  # bytes of a name that are kept in quarantine, as everything there has them
+_OLLAMAS_PARTIAL = "-partial"  # ollama server/download.go: "sha256-HEX-partial", and "-partial-N" for its parts
 _OCTETS = "application/octet-stream"
 
 
@@ -49,7 +50,8 @@ class Spot:
     """A place below ``manifests`` or ``blobs`` (``tree``). ``detail``: for people; it may come from outside.
 
     ``inode``: device and number; ``mode``: the permission bits; ``right_mode``: what they should be; ``modified``:
-    seconds since the epoch. ``leads``: of a link, whether there is anything at its end.
+    seconds since the epoch, of what is unfinished that of the file written to last of all that belong together.
+    ``leads``: of a link, whether there is anything at its end.
     """
 
     tree: str
@@ -103,12 +105,17 @@ class Trees:
         return tuple(sorted(found, key=lambda one: (one.tree, one.path, one.oddity)))
 
     def take(self, spot: Spot) -> bool:
-        """Move it to quarantine, whatever it is; False if something else lies there. Under the references lock."""
+        """Move it to quarantine, whatever it is; False if something else lies there, or somebody is at it by now.
+
+        Under the references lock.
+        """
         with ExitStack() as stack:
             parent = self._parent(stack, spot)
             if parent is None or not _is(parent, spot):
                 return False
-            kept = "+".join(spot.path).replace("/", "+")[:_MAX_NAME]
+            if spot.oddity is Oddity.UNFINISHED and _last_written(parent, spot.path[-1]) > spot.modified:
+                return False
+            kept = os.fsdecode(os.fsencode("+".join(spot.path))[:_MAX_NAME])
             parent.rename(spot.path[-1], self._quarantine, f"{kept}.{new_token()}")
             parent.fsync()
             self._quarantine.fsync()
@@ -214,6 +221,7 @@ class Trees:
             yield _spot(layout.MANIFESTS, path, found, Oddity.BROKEN_MANIFEST, kind)
 
     def _blobs(self, folder: Folder, owner: int) -> Iterator[Spot]:
+        unfinished: list[Spot] = []
         for entry in folder.list():
             path, found = (entry.name,), folder.stat(entry.name)
             if found is None:
@@ -225,7 +233,35 @@ class Trees:
             elif layout.digest_of_file(entry.name) is not None:
                 yield from _rights(layout.BLOBS, path, found, owner)
             else:
-                yield _spot(layout.BLOBS, path, found, _misnamed(entry.name))
+                spot = _spot(layout.BLOBS, path, found, _misnamed(entry.name))
+                if spot.oddity is Oddity.UNFINISHED:
+                    unfinished.append(spot)
+                else:
+                    yield spot
+        newest: dict[str, float] = {}
+        for spot in unfinished:
+            whole = _download(spot.path[0])
+            newest[whole] = max(spot.modified, newest.get(whole, spot.modified))
+        for spot in unfinished:
+            yield replace(spot, modified=newest[_download(spot.path[0])])
+
+
+def _download(name: str) -> str:
+    """What the files of one download of an Ollama have in common: a part's is written to when it is through only.
+
+    A part that was through hours ago is needed still: without it the pull fails at its end (ollama server/download.go,
+    ``run``).
+    """
+    blob, partial, _ = name.partition(_OLLAMAS_PARTIAL)
+    return blob + partial
+
+
+def _last_written(blobs: Folder, name: str) -> float:
+    """When any file of that download was, in seconds since the epoch."""
+    files = [name]
+    if _OLLAMAS_PARTIAL in name:
+        files = [entry.name for entry in blobs.list() if _download(entry.name) == _download(name)]
+    return max((found.st_mtime for file in files if (found := blobs.stat(file)) is not None), default=0.0)
 
 
 def _misnamed(name: str) -> Oddity:

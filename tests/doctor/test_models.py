@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from syncd.oci.digest import Digest
+from syncd.store.root import Store
+from syncd.store.trees import Oddity
 from tests.doctor.world import Patient, visit
 from tests.pull.world import as_root, blob_file, model_name, pulled, tag_file
 from tests.repair.world import Scene, flipped, truncated, verified
@@ -220,6 +222,45 @@ async def test_what_an_ollama_may_be_at_is_left_alone(patient: Patient) -> None:
     assert seen.of("unfinished-file").what == "an Ollama may be at it: it is younger than an hour"
     assert not seen.planned
     assert young.read_bytes() == b"half"
+
+
+async def test_parts_that_were_through_hours_ago_stay_while_their_download_goes_on(patient: Patient) -> None:
+    whole = patient.path / "blobs" / f"{patient.weights.name}-partial"
+    parts = [whole.with_name(f"{whole.name}-{number}") for number in (0, 1)]
+    for path in (whole, *parts):
+        path.write_bytes(b"half")
+    for part in parts:
+        age(part)
+
+    seen = await visit(patient.path, fix=True)
+
+    assert not seen.planned
+    assert all(part.exists() for part in parts)
+
+
+async def test_a_download_that_went_on_after_the_look_is_left_alone(patient: Patient) -> None:
+    whole = patient.path / "blobs" / f"{patient.weights.name}-partial"
+    part = whole.with_name(f"{whole.name}-0")
+    for path in (whole, part):
+        path.write_bytes(b"half")
+        age(path)
+
+    with Store.open(patient.path, create=False) as store:
+        spots = [one for one in store.trees.odd(os.geteuid()) if one.oddity is Oddity.UNFINISHED]
+        whole.write_bytes(b"more than half")
+        taken = [store.trees.take(spot) for spot in spots]
+
+    assert taken == [False, False]
+    assert part.exists()
+
+
+async def test_a_name_as_long_as_names_can_be_is_moved(patient: Patient) -> None:
+    long = patient.path / "blobs" / ("漢" * 85)
+    long.write_bytes(b"no blob")
+
+    await visit(patient.path, fix=True)
+
+    assert [path.read_bytes() for path in patient.quarantined] == [b"no blob"]
 
 
 async def test_a_link_that_a_server_can_follow_is_told_of_and_left(patient: Patient, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import ParamSpec, TypeVar
 
@@ -26,6 +26,11 @@ async def in_thread_stoppable(function: Callable[[Callable[[], bool]], T]) -> T:
     """As ``in_thread``, for work that takes long: it is handed a function that says whether it was cancelled."""
     stop = threading.Event()
     return await _ended(_submit(function, stop.is_set), on_cancel=stop.set)
+
+
+async def to_its_end(steps: Coroutine[None, None, T], *, name: str) -> T:
+    """Go through a few short steps that must not be left half done: a cancellation waits for the last one."""
+    return await _ended(asyncio.create_task(steps, name=name))
 
 
 @asynccontextmanager

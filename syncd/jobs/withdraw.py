@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from syncd.aio import in_thread, in_thread_stoppable
+from syncd.aio import in_thread, in_thread_stoppable, to_its_end
 from syncd.errors import BusyError, SyncdError
 from syncd.jobs.damage import Damage
 from syncd.oci.manifest import Descriptor
@@ -48,9 +48,14 @@ async def withdraw(store: Store, damage: Damage) -> Withdrawn:
     with lock:  # all the while: nobody mends it between two models
         if await in_thread_stoppable(lambda stopped: _is_right(store, damage.blob, stopped)):
             return Withdrawn((), blob=False)
-        taken = [name for name in await in_thread(_users, store, damage.blob) if await _take(store, name, damage)]
-        with await _alone(store):
-            blob = await in_thread(_take_blob, store, damage.blob)
+        # Once no model names the blob, nobody would go on with it: a collection would take what is to be kept.
+        return await to_its_end(_take_all(store, damage), name=f"withdraw {damage.blob.digest.short}")
+
+
+async def _take_all(store: Store, damage: Damage) -> Withdrawn:
+    taken = [name for name in await in_thread(_users, store, damage.blob) if await _take(store, name, damage)]
+    with await _alone(store):
+        blob = await in_thread(_take_blob, store, damage.blob)
     return Withdrawn(tuple(taken), blob)
 
 

@@ -16,7 +16,7 @@ from syncd.oci.chunks import CHUNK_SIZE
 from syncd.registry.hosts import RegistryConfig
 from syncd.store.blobs import BlobStatus
 from syncd.store.root import Store
-from tests.pull.world import means, model_name, pulled, until, write_as_ollama
+from tests.pull.world import ActingAfter, means, model_name, pulled, until, write_as_ollama
 from tests.repair.world import CHUNKS, SIZE, Scene, flipped, repaired, scene_at, verified
 from tests.scrub.world import scrubbed
 from tests.support.content import whole
@@ -223,3 +223,19 @@ async def test_a_place_that_is_none_condemns_no_blob(scene: Scene, chunk: int) -
     with Store.open(scene.path, create=False) as store:
         assert (await scrubbed(store)).damaged == 0
         assert store.blobs.look(scene.weights) == (BlobStatus.STORED, True)
+
+
+async def test_a_client_who_leaves_in_the_middle_of_a_withdrawal_leaves_none_half_done(scene: Scene) -> None:
+    damaged = scene.file.read_bytes()
+    with Store.open(scene.path, create=False) as store:
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(withdraw(store, scene.damage))
+        gone = lambda: loop.call_soon_threadsafe(task.cancel)  # noqa: E731 - what happens then, in a word
+        store.quarantine = ActingAfter(store.quarantine, "take_manifest", gone)  # type: ignore[assignment] - a stand-in
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert assert_store_whole(scene.path) == {}
+    taken = [path for path in (scene.path / ".syncd" / "quarantine").rglob("*") if path.is_file()]
+    assert sorted(path.read_bytes() for path in taken) == sorted((damaged, scene.model.manifest))

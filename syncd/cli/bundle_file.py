@@ -30,10 +30,11 @@ Step = Callable[[], None]
 class Output:
     """What an export writes into. ``finish`` makes it whole."""
 
-    def __init__(self, fd: int, path: Path, finish: Step, *, waits: bool) -> None:
-        """``waits``: the descriptor does not block, and is to be waited for."""
+    def __init__(self, fd: int, path: Path, finish: Step, *, waits: bool, most: int | None = None) -> None:
+        """``waits``: the descriptor is to be waited for. ``most``: bytes that it takes then without blocking."""
         self._fd = fd
         self._path = path
+        self._most = most
         self._poll = select.poll() if waits else None
         if self._poll is not None:
             self._poll.register(fd, select.POLLOUT)
@@ -47,7 +48,7 @@ class Output:
                 if cancelled():
                     raise ExportStoppedError(f"{self._path}: nobody has read it to its end")
             try:
-                rest = rest[os.write(self._fd, rest) :]
+                rest = rest[os.write(self._fd, rest[: self._most]) :]
             except BlockingIOError:
                 continue
             except BrokenPipeError:
@@ -64,12 +65,21 @@ def to_stdout() -> Iterator[Output]:
     path = Path("standard output")
     with translated(path):
         is_pipe = stat.S_ISFIFO(os.fstat(1).st_mode)
-        # Opened anew: not to block is said of what others have open, too, where a descriptor is but duplicated.
-        fd = os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC) if is_pipe else os.dup(1)
+        fd, most = _pipe() if is_pipe else (os.dup(1), None)
     try:
-        yield Output(fd, path, lambda: None, waits=is_pipe)
+        yield Output(fd, path, lambda: None, waits=is_pipe, most=most)
     finally:
         os.close(fd)
+
+
+def _pipe() -> tuple[int, int | None]:
+    """A descriptor of standard output, and how much it takes at once; None: whatever it likes, it does not block."""
+    try:
+        # Opened anew: not to block is said of what others have open, too, where a descriptor is but duplicated.
+        return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), None
+    except PermissionError:
+        # Another user's, as under 'sudo -u OWNER': once poll(2) says so, it has room for this much (pipe(7), PIPE_BUF).
+        return os.dup(1), select.PIPE_BUF
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 import asyncio
 import io
 import os
+import shutil
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -148,6 +150,32 @@ def test_an_export_that_nobody_reads_can_be_interrupted(store_path: Path) -> Non
         process.stdout.close()
 
     assert not list((store_path / ".syncd" / "leases").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+def test_a_pipe_of_another_user_is_written_to_and_heeds_a_signal(mistral: Model) -> None:
+    """As in 'sudo -u OWNER syncd export … -o - | …': the pipe is the shell's, and cannot be opened anew."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        store = filled(Path(made) / "models", mistral)
+        whole = exported(store, mistral)
+        for path in (store, *store.rglob("*")):
+            shutil.chown(path, "nobody", "nogroup")
+        export, env = command(store, "export", "mistral:7b", "-o", "-"), environment(store)
+        with subprocess.Popen(
+            export, env=env, stdout=subprocess.PIPE, user="nobody", group="nogroup", extra_groups=[]
+        ) as read:
+            written, _ = read.communicate(timeout=60)
+        with subprocess.Popen(
+            export, env=env, stdout=subprocess.PIPE, user="nobody", group="nogroup", extra_groups=[]
+        ) as unread:
+            assert unread.stdout is not None
+            assert unread.stdout.read(512)
+            unread.terminate()
+            assert unread.wait(30) == 128 + 15
+
+    assert read.returncode == 0
+    assert written == whole
 
 
 def test_a_device_or_a_terminal_is_no_file_to_replace(store_path: Path) -> None:

@@ -22,6 +22,7 @@ from syncd.oci.chunks import ChunkMap
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName
+from syncd.registry.answers import BareNotFoundError
 from syncd.store.blobs import BlobStatus, BlobStore, Partial
 from syncd.store.layout import blob_file
 from syncd.store.leases import Lease
@@ -180,7 +181,9 @@ async def _bring(track: Track, blobs: PullBlobs, lease: Lease, report: Callable[
 
 
 def _verdict(blob: Descriptor, errors: Sequence[SyncdError]) -> SyncdError:
-    passing = [error for error in errors if not isinstance(error, NotFoundError)]
+    passing = [
+        error for error in errors if not isinstance(error, NotFoundError) or isinstance(error, BareNotFoundError)
+    ]
     if passing:
         return next((error for error in passing if error.transient), passing[0])
     return UnmendableError(

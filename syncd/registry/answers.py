@@ -24,6 +24,10 @@ class RangeUnsupportedError(RegistryError):
     """The registry refuses ranges, or sends another one than it was asked for: ask for the whole blob."""
 
 
+class BareNotFoundError(NotFoundError):
+    """A 404 without a registry's own words: a proxy says that, too, while the registry behind it is away."""
+
+
 class BodyTooLargeError(RegistryError):
     """A body that goes on past its limit."""
 
@@ -137,7 +141,8 @@ def by_status(
                 hint=f'a private model needs credentials: see [registries."{source}"] in the settings',
             )
         case 404:
-            return NotFoundError(f"{source} has no {wanted}{said}", hint="check the name and the tag")
+            kind = NotFoundError if said else BareNotFoundError
+            return kind(f"{source} has no {wanted}{said}", hint="check the name and the tag")
         case 412:
             return RegistryError(
                 f"{source} wants a newer Ollama for {wanted} (412{said})",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.errors import BusyError, IntegrityError, RegistryUnavailableError
+from syncd.errors import BusyError, IntegrityError, NotFoundError, RegistryUnavailableError
 from syncd.jobs.mend import Fate, Mending, mend
 from syncd.jobs.repair import repair, survey
 from syncd.jobs.withdraw import withdraw
@@ -239,3 +239,26 @@ async def test_a_client_who_leaves_in_the_middle_of_a_withdrawal_leaves_none_hal
     assert assert_store_whole(scene.path) == {}
     taken = [path for path in (scene.path / ".syncd" / "quarantine").rglob("*") if path.is_file()]
     assert sorted(path.read_bytes() for path in taken) == sorted((damaged, scene.model.manifest))
+
+
+async def test_a_404_that_is_not_the_registrys_own_word_takes_nothing_out_of_sight(scene: Scene) -> None:
+    """As of a reverse proxy whose registry is being restarted."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline() not in {b"\r\n", b""}:
+            pass
+        body = b"404 page not found\n"
+        writer.write(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    before = snapshot(scene.path)
+    port = int(scene.registry.host.rpartition(":")[2])
+    scene.registry.stop()
+    async with await asyncio.start_server(answer, "127.0.0.1", port):
+        (ended,) = await mended(scene)
+
+    assert ended.fate is Fate.LATER
+    assert isinstance(ended.error, NotFoundError)
+    assert snapshot(scene.path) == before

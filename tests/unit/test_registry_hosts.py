@@ -19,13 +19,13 @@ from syncd.errors import (
     ConfigurationError,
     InvalidNameError,
     NotAuthorisedError,
-    NotFoundError,
     RegistryError,
     RegistryUnavailableError,
     SyncdError,
 )
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName, Reference
+from syncd.registry.answers import BareNotFoundError
 from syncd.registry.client import RangeUnsupportedError
 from syncd.registry.hosts import Credentials, RegistryConfig, endpoints
 from syncd.registry.proxies import Proxies
@@ -192,7 +192,7 @@ async def test_sources_to_avoid_are_avoided_unless_there_is_no_other() -> None:
 @pytest.mark.parametrize(
     ("mirror", "origin", "kind"),
     [
-        (404, 404, NotFoundError),
+        (404, 404, BareNotFoundError),
         (404, 503, RegistryUnavailableError),
         (503, 404, RegistryUnavailableError),
         (401, 503, RegistryUnavailableError),

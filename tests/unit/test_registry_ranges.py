@@ -9,7 +9,6 @@ import pytest
 
 from syncd.errors import (
     IntegrityError,
-    NotFoundError,
     RegistryError,
     RegistryUnavailableError,
     SyncdError,
@@ -17,6 +16,7 @@ from syncd.errors import (
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
+from syncd.registry.answers import BareNotFoundError
 from syncd.registry.client import RangeUnsupportedError
 from tests.unit.registry_world import (
     BLOB,
@@ -183,7 +183,7 @@ async def test_an_identity_encoding_is_none() -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (404, NotFoundError),
+        (404, BareNotFoundError),
         (410, RegistryError),
         (418, RegistryError),
         (204, RegistryError),

@@ -18,6 +18,7 @@ from syncd.errors import (
     InvalidNameError,
     SyncdError,
 )
+from syncd.oci import strict_json
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName, case_conflict
@@ -98,8 +99,11 @@ def decoded(raw: bytes, path: Path) -> Pins:
     """What ``raw`` says, the content of the file at ``path``. Raise ``ConfigurationError`` with what is wrong."""
     try:
         document = msgspec.json.decode(raw, type=PinsDocument)
+        strict_json.refuse_duplicates(raw)  # a merge that left two lists: one of them would count for nothing
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _broken(path, f"it is no pins file: {error}") from error
+    except strict_json.StrictJSONError as error:
+        raise _broken(path, error.message) from error
     if len(document.models) > _MOST:
         raise _broken(path, f"it has {len(document.models)} models, more than {_MOST}")
     found: dict[str, Pin] = {}

@@ -32,6 +32,11 @@ def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON is any of its types; the ca
     return found
 
 
+def refuse_duplicates(raw: bytes) -> None:
+    """Raise ``StrictJSONError`` where an object has a key twice. ``raw``: JSON that has been read, and found good."""
+    _DECODER.decode(raw.decode("utf-8"))
+
+
 def _bound(raw: bytes) -> None:
     objects = raw.count(b"{")
     if objects + raw.count(b"[") <= MAX_DEPTH:

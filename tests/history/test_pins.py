@@ -173,6 +173,11 @@ def test_a_broken_file_is_refused_with_what_is_wrong(
         decoded(json.dumps(document).encode(), FILE)
 
 
+def test_a_merge_that_left_two_lists_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="'models' twice"):
+        decoded(b'{"syncd_pins": 1, "models": [], "models": []}', FILE)
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"null", b'{"syncd_pins": 1}'])
 def test_what_is_no_pins_file_is_refused(raw: bytes) -> None:
     with pytest.raises(ConfigurationError, match="is no pins file"):

@@ -98,7 +98,7 @@ class Sweep:
         """
         brought = (file for file in files if _OLLAMAS_PARTIAL in file or layout.digest_of_file(file))
         found = (self._blobs.stat(file) for file in brought)
-        return max((status.st_mtime for status in found if status is not None), default=0.0)
+        return max((_written(status) for status in found if status is not None), default=0.0)
 
     def staged(self) -> list[StagedFile]:
         """Every partial, journal and temporary file; ``size`` is what it takes on the disk."""
@@ -173,10 +173,10 @@ class Sweep:
         if one is None:
             # A record alone keeps nothing: it is looked at where no file is left that it is of.
             record = _regular(self._records, file)
-            return None if record is None else HeldBlob(digest, 0, record.st_mtime)
+            return None if record is None else HeldBlob(digest, 0, _written(record))
         if blob is None or kept is None or same_file(blob, kept):
-            return HeldBlob(digest, one.st_size, one.st_mtime)
-        return HeldBlob(digest, blob.st_size + kept.st_size, max(blob.st_mtime, kept.st_mtime))
+            return HeldBlob(digest, one.st_size, _written(one))
+        return HeldBlob(digest, blob.st_size + kept.st_size, max(_written(blob), _written(kept)))
 
     def _throw(self, folder: Folder, file: str) -> str | None:
         trashed = layout.temporary_file(new_token())
@@ -192,6 +192,14 @@ class Sweep:
 def _regular(folder: Folder, file: str) -> os.stat_result | None:
     found = folder.stat(file)
     return found if found is not None and stat.S_ISREG(found.st_mode) else None
+
+
+def _written(found: os.stat_result) -> float:
+    """When it was last written to, or given a fresh mtime; in seconds since the epoch.
+
+    Not after its ctime, which nobody can set: a file that came with an mtime in years to come would never be old.
+    """
+    return min(found.st_mtime, found.st_ctime)
 
 
 def _listed(folder: Folder) -> set[str]:

@@ -423,17 +423,16 @@ def test_what_an_outside_ollama_replaced_less_than_an_hour_ago_stays(store: Stor
 @pytest.mark.parametrize("file", [f"sha256-{'1' * 64}-partial", f"sha256-{'1' * 64}-partial-3", f"sha256-{'2' * 64}"])
 def test_while_an_outside_ollama_pulls_every_blob_stays(store: Store, file: str) -> None:
     """Its manifest, which comes last, may name what nobody names now; it takes a blob that is there for granted."""
-    commit(store, b"orphan")
+    orphan, now = blob_path(store, commit(store, b"orphan")), time.time()
+    os.utime(orphan, (now - 2 * HOUR, now - 2 * HOUR))
     brought = store.path / "blobs" / file
     brought.touch()
-    now = later(2 * HOUR)
-    os.utime(brought, (now - 60, now - 60))
 
-    held = collect.plan(store, now)
+    held = collect.plan(store, now + HOUR - 60)
 
     assert ([blob.digest for blob in held.held_back], held.blobs) == ([Digest.of(b"orphan")], ())
     assert "pulls into this store" in held.doubts[0]
-    assert Digest.of(b"orphan") in {blob.digest for blob in collect.plan(store, now + HOUR).blobs}
+    assert Digest.of(b"orphan") in {blob.digest for blob in collect.plan(store, now + HOUR + 60).blobs}
 
 
 def test_what_syncd_itself_is_about_to_record_is_no_outsiders_pull(store: Store) -> None:
@@ -463,6 +462,18 @@ def test_what_an_outside_ollama_names_while_it_is_taken_is_put_back(store: Store
     assert [store.blobs.look(descriptor(one)) for one in (WEIGHTS, CONFIG)] == [(BlobStatus.STORED, True)] * 2
     assert len(left_of(store, WEIGHTS)) == 3
     assert store.sweep.trash() == []
+
+
+async def test_what_came_with_an_mtime_in_years_to_come_puts_nothing_off(store: Store) -> None:
+    for content in (b"orphan", b"foreign"):
+        commit(store, content)
+    (store.path / ".syncd" / "records" / blob_path(store, descriptor(b"foreign")).name).unlink()
+    for content in (b"orphan", b"foreign"):
+        os.utime(blob_path(store, descriptor(content)), (later(10 * 365 * 86400),) * 2)
+
+    taken = await collect.collect(store, now=later(2 * HOUR))
+
+    assert (len(taken.blobs), taken.doubts) == (2, ())
 
 
 def test_while_an_outside_ollama_writes_a_manifest_everything_is_put_back(store: Store) -> None:

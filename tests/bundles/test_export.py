@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import pwd
 import shutil
 import subprocess
 import tarfile
@@ -21,7 +22,8 @@ from syncd.oci.name import ModelName
 from syncd.store import archive
 from syncd.store.root import Store
 from tests.adopt.world import blob_file
-from tests.bundles.world import command, environment, export_to, exported, filled, member, names, syncd
+from tests.bundles.world import ROOT, command, environment, export_to, exported, filled, member, names, syncd
+from tests.pull.world import as_root
 from tests.support.models import Model
 
 
@@ -152,7 +154,7 @@ def test_an_export_that_nobody_reads_can_be_interrupted(store_path: Path) -> Non
     assert not list((store_path / ".syncd" / "leases").iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+@as_root
 def test_a_pipe_of_another_user_is_written_to_and_heeds_a_signal(mistral: Model) -> None:
     """As in 'sudo -u OWNER syncd export … -o - | …': the pipe is the shell's, and cannot be opened anew."""
     with tempfile.TemporaryDirectory(dir="/tmp") as made:
@@ -161,14 +163,12 @@ def test_a_pipe_of_another_user_is_written_to_and_heeds_a_signal(mistral: Model)
         whole = exported(store, mistral)
         for path in (store, *store.rglob("*")):
             shutil.chown(path, "nobody", "nogroup")
-        export, env = command(store, "export", "mistral:7b", "-o", "-"), environment(store)
-        with subprocess.Popen(
-            export, env=env, stdout=subprocess.PIPE, user="nobody", group="nogroup", extra_groups=[]
-        ) as read:
+        nobody = pwd.getpwnam("nobody")
+        export = command(store, "export", "mistral:7b", "-o", "-")
+        export[2:3] = ["tests.pull.as_user", str(nobody.pw_uid), str(nobody.pw_gid)]
+        with subprocess.Popen(export, env=environment(store), cwd=ROOT, stdout=subprocess.PIPE) as read:
             written, _ = read.communicate(timeout=60)
-        with subprocess.Popen(
-            export, env=env, stdout=subprocess.PIPE, user="nobody", group="nogroup", extra_groups=[]
-        ) as unread:
+        with subprocess.Popen(export, env=environment(store), cwd=ROOT, stdout=subprocess.PIPE) as unread:
             assert unread.stdout is not None
             assert unread.stdout.read(512)
             unread.terminate()

@@ -8,6 +8,7 @@ import os
 import sys
 
 import syncd.cli.adopting
+import syncd.cli.bundling
 import syncd.cli.checking
 import syncd.cli.failure
 import syncd.cli.here

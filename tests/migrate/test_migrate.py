@@ -307,7 +307,8 @@ def test_who_has_corrupt_weights_loaded_loads_the_right_ones(tmp_path: Path, reg
         reloads = {one["server"]: one["reload"] for one in done.plan["servers"]}
         assert reloads["gpu-1"] == [corrupt.name]
         assert set(reloads["gpu-0"]) <= {corrupt.name}  # where it failed to show it just then
-        assert host.servers[1].unloads == [blob_file(host.store, corrupt.weights).name]
+        # Once or twice: the daemon sees by itself that the file is another, and so does the migration.
+        assert set(host.servers[1].unloads) == {blob_file(host.store, corrupt.weights).name}
 
 
 def test_requests_for_a_model_that_is_whole_never_fail_meanwhile(tmp_path: Path, registry: ScriptedRegistry) -> None:

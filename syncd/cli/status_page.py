@@ -1,6 +1,6 @@
 """A status as people read it: what stands where, in words; pure. How it looks is ``status_table``'s business."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from syncd.api import v1
@@ -107,8 +107,7 @@ def _scrub(found: ScrubInfo | None, now: float) -> list[Row]:
         parts += [f"{words.count(last.buffered, 'blob')} read through the page cache"] if last.buffered else []
     if found.next and found.now is None:
         parts.append(f"next {_until(_seconds(found.next) - now)}")
-    rows = [Row(("scrub", ", ".join(parts)))] if parts else []
-    rows += [Row(("", f"failed: {found.failure}"), Tone.BAD)] if found.failure else []
+    rows = _labelled("scrub", parts, [Row(("", f"failed: {found.failure}"), Tone.BAD)] if found.failure else [])
     return rows + [Row(("DAMAGED", _damage(one)), Tone.BAD) for one in found.damaged]
 
 
@@ -142,8 +141,13 @@ def _collection(found: CollectionInfo | None, now: float) -> list[Row]:
     parts = [f"last {words.ago(now - _seconds(found.last))}"] if found.last else []
     parts += [f"{size(found.reclaimable)} for 'syncd gc'"] if found.reclaimable else []
     parts += [f"{size(found.quarantine)} in quarantine"] if found.quarantine else []
-    rows = [Row(("collection", ", ".join(parts)))] if parts else []
-    return rows + [Row(("", f"waits: {why}")) for why in found.waiting]
+    return _labelled("collection", parts, [Row(("", f"waits: {why}")) for why in found.waiting])
+
+
+def _labelled(label: str, parts: list[str], more: list[Row]) -> list[Row]:
+    """``parts`` in a row, and ``more`` below it; whichever comes first says what it is about."""
+    rows = [Row(("", ", ".join(parts))), *more] if parts else more
+    return [replace(one, cells=(label, *one.cells[1:])) for one in rows[:1]] + rows[1:]
 
 
 def _models(found: v1.Status, now: float) -> Sheet:

@@ -36,13 +36,15 @@ class Verdict:
     """How a model stands on a server. ``reason``: of the failure.
 
     ``stale_until``: when the old weights leave its memory, in seconds since the epoch; infinity: never; None: they are
-    gone. ``blames_version``: the server was well and listed this version, and could not serve it.
+    gone. ``blames_version``: the server was well and listed this version, and could not serve it. ``absent``: the
+    server did not answer before anything was done to it.
     """
 
     result: Result
     reason: str | None = None
     stale_until: float | None = None
     blames_version: bool = False
+    absent: bool = False
 
     @property
     def good(self) -> bool:
@@ -156,7 +158,11 @@ class Reloader:
         try:
             server = self._servers.server(instance.name)
             well = await self.fit((instance,), updates)
-            todo = plan(instance, updates, await server.ps())
+            loaded = await server.ps()
+        except SyncdError as error:
+            return {update.name: Verdict(Result.FAILED, error.message, absent=True) for update in updates}
+        todo = plan(instance, updates, loaded)
+        try:
             await self._begin_anew(instance, server, todo)
         except SyncdError as error:
             return {update.name: Verdict(Result.FAILED, error.message) for update in updates}

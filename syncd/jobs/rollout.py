@@ -62,8 +62,13 @@ class Rollout:
         return replace(self, passed=passed, failed={}, waiting=waiting)
 
     def with_verdict(self, instance: str, verdict: Verdict) -> "Rollout":
-        """After a server was tried."""
+        """After a server was tried.
+
+        One that is not there cannot fail on a model that it has never had: it proves it when it comes up, as any other.
+        """
         waiting = tuple(name for name in self.waiting if name != instance)
+        if verdict.absent and self.change is Change.NEW:
+            return replace(self, waiting=waiting)
         if verdict.good:
             return replace(self, passed={**self.passed, instance: verdict.result}, waiting=waiting)
         return replace(self, failed={**self.failed, instance: verdict.reason or "it failed"}, waiting=waiting)

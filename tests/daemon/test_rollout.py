@@ -190,6 +190,35 @@ async def test_a_new_model_that_no_server_can_serve_halts_and_stays(
     assert assert_store_whole(store_path) == {mistral.name: mistral.digest}
 
 
+async def test_a_new_model_waits_for_no_server_that_is_down_and_is_proved_there_when_it_comes_up(
+    mistral: ModelHandle, store_path: Path, servers: list[StandIn]
+) -> None:
+    for server in servers[1:]:
+        server.stop()
+    async with life(store_path, settings(*instances(servers))) as world:
+        await world.pulled(mistral.name)
+        rollout = await world.ends(mistral.name, State.DONE)
+        assert (list(rollout.passed), dict(rollout.failed), rollout.waiting) == (["gpu-0"], {}, ())
+
+        for server in servers[1:]:
+            server.start()
+        await world.until(lambda: all(server.requests("/api/generate", mistral.name) for server in servers))
+
+
+async def test_an_update_halts_at_a_server_that_is_down(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path, servers: list[StandIn]
+) -> None:
+    async with life(store_path, settings(*instances(servers))) as world:
+        await world.rolled_out(mistral.name)
+        servers[1].stop()
+        newer = registry.add(build_model("mistral:7b", seed=2))
+        await world.pulled(newer.name)
+
+        rollout = await world.ends(newer.name, State.HALTED)
+
+    assert (list(rollout.passed), list(rollout.failed)) == (["gpu-0", "gpu-2"], ["gpu-1"]), "who is well goes first"
+
+
 async def test_a_newer_version_overtakes_the_one_that_is_on_its_way(
     registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path, servers: list[StandIn]
 ) -> None:

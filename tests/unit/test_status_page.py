@@ -7,6 +7,8 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from syncd.api import v1
+from syncd.api.collected import CollectionInfo
+from syncd.api.scrubbed import ScrubInfo
 from syncd.cli.sheets import Tone
 from syncd.cli.status_page import faults, page, text
 from syncd.cli.status_table import Screen, picture
@@ -140,6 +142,19 @@ def test_what_docker_tells_of_and_cannot_be_meant_is_a_fault() -> None:
     found = replace(WELL, docker=("container one: label syncd.port: no port",))
     assert "DOCKER    container one: label syncd.port: no port\n" in text(page(found, NOW))
     assert faults(found) == ["docker: container one: label syncd.port: no port"]
+
+
+def test_what_waits_says_what_it_is_that_waits() -> None:
+    scrub = ScrubInfo(
+        every=3600.0, next="2026-01-01T01:00:00Z", now=None, last=None, interrupted=False, damaged=(), failure=None
+    )
+    waiting = CollectionInfo(
+        every=86_400.0, last=None, freed=0, quarantine=0, reclaimable=None, waiting=("gpu-0 hangs", "gpu-1 hangs")
+    )
+    shown = text(page(replace(WELL, scrub=scrub, collection=waiting), NOW))
+
+    assert "scrub       next in 1h00m\n" in shown
+    assert "collection  waits: gpu-0 hangs\n            waits: gpu-1 hangs\n" in shown
 
 
 def test_without_a_daemon_that_is_said_first() -> None:

@@ -99,7 +99,11 @@ class Collecting:
 
     def _due(self) -> float | None:
         every = self._settings.current.settings.collect.every
-        return None if every is None else max(self.known.note.completed + every, self._not_before)
+        if every is None:
+            return None
+        # Where the clock was set back, what was noted by it counts for nothing: it may be years ahead.
+        now, last, put_off = self._clock(), self.known.note.completed, self._not_before
+        return max(last + every if last <= now else 0.0, put_off if put_off <= now + self._try_again else 0.0)
 
     def _is_due(self) -> bool:
         due = self._due()

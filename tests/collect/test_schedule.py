@@ -173,3 +173,14 @@ async def test_without_a_schedule_nothing_goes_and_status_says_what_would(store_
 
     assert orphan.exists()
     assert life.collecting.info().every is None
+
+
+async def test_a_clock_that_was_set_back_by_years_stops_no_collection(store_path: Path, server: StandIn) -> None:
+    async with scheduled(store_path, server) as life:
+        life.ahead = 10 * 365 * 24 * HOUR
+        life.collecting.poke()
+        await life.until(lambda: life.completed > time.time() + 365 * 24 * HOUR)
+
+        life.ahead = 2 * HOUR
+        life.collecting.poke()
+        await life.until(lambda: 0 < life.completed < time.time() + 3 * HOUR)

@@ -13,7 +13,15 @@ from typing import Protocol
 from syncd.errors import InvalidManifestError, NotAuthorisedError, NotFoundError
 from syncd.oci import image_layout
 from syncd.oci.digest import Digest
-from syncd.oci.image_layout import ALGORITHM, BLOBS, INDEX, MARKER, MAX_INDEX_BYTES, MAX_MARKER_BYTES
+from syncd.oci.image_layout import (
+    ALGORITHM,
+    BLOBS,
+    INDEX,
+    MARKER,
+    MAX_INDEX_BYTES,
+    MAX_MANIFESTS_BYTES,
+    MAX_MARKER_BYTES,
+)
 from syncd.oci.manifest import MAX_MANIFEST_BYTES, Manifest
 from syncd.oci.name import ModelName
 from syncd.store.archive import ArchiveError, Member, members
@@ -25,6 +33,7 @@ STDIN = Path("standard input")
 """How what comes in at stdin is called."""
 
 _FIXED = {MARKER: MAX_MARKER_BYTES, INDEX: MAX_INDEX_BYTES}
+_FEWER = "put fewer models into a bundle"
 _NONE_HINT = "'syncd export' makes one that can be imported, and so does 'skopeo copy … oci-archive:FILE'"
 
 
@@ -148,7 +157,17 @@ def offered(shelved: Shelved) -> tuple[tuple[str | None, Manifest], ...]:
     images = image_layout.Index.parse(index).images
     if not images:
         raise ArchiveError("its index names no image")
-    return tuple((image.ref, _manifest(shelved, image, nested=False)) for image in images)
+    parsed: dict[tuple[Digest, int, bool], Manifest] = {}
+    held = 0
+    for image in images:
+        # An index may name one manifest by 40,000 names: it is read, hashed and held once.
+        key = image.digest, image.size, image.is_list
+        if key not in parsed:
+            parsed[key] = _manifest(shelved, image, nested=False)
+            held += len(parsed[key].raw)
+            if held > MAX_MANIFESTS_BYTES:
+                raise ArchiveError(f"its manifests have more than {MAX_MANIFESTS_BYTES} bytes together", hint=_FEWER)
+    return tuple((image.ref, parsed[image.digest, image.size, image.is_list]) for image in images)
 
 
 def _manifest(shelved: Shelved, image: image_layout.Image, *, nested: bool) -> Manifest:

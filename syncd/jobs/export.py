@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from syncd.aio import entered, in_thread, in_thread_stoppable
-from syncd.errors import IntegrityError, NotFoundError, SyncdError
+from syncd.errors import IntegrityError, NotFoundError, SyncdError, UsageError
 from syncd.oci import image_layout
 from syncd.oci.digest import Digest, Hasher
 from syncd.oci.manifest import Descriptor, Manifest
@@ -135,7 +135,10 @@ class _Writer:
         index = image_layout.index_of(
             (model.name, model.manifest.digest, len(model.manifest.raw)) for model in self._models
         )
-        image_layout.Index.parse(index)  # it has bounds: what nobody could import is not written
+        # Both have bounds: what nobody could import is not written.
+        image_layout.Index.parse(index)
+        if sum(len(manifest.raw) for manifest in self._manifests) > image_layout.MAX_MANIFESTS_BYTES:
+            raise UsageError("these are more models than a bundle can hold", hint="export them in several bundles")
         self._file(image_layout.MARKER, image_layout.MARKER_CONTENT)
         self._file(image_layout.INDEX, index)
         self._put(archive.folder_header(image_layout.BLOBS))

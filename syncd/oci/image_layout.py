@@ -17,6 +17,8 @@ BLOBS = "blobs"
 ALGORITHM = "sha256"
 MAX_MARKER_BYTES = 4096
 MAX_INDEX_BYTES = MAX_MANIFEST_BYTES
+MAX_MANIFESTS_BYTES = 64 * 1024 * 1024
+"""Of all manifests of a layout, each counted once: all of them are held in memory."""
 
 MARKER_CONTENT = b'{"imageLayoutVersion":"1.0.0"}'
 """What ``oci-layout`` holds."""

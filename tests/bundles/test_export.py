@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from syncd.cli.bundle_file import to_file
-from syncd.errors import BusyError, IntegrityError, NotFoundError
+from syncd.errors import BusyError, IntegrityError, NotFoundError, UsageError
 from syncd.jobs.collect import collect
 from syncd.jobs.remove import remove
 from syncd.oci.name import ModelName
@@ -213,6 +213,18 @@ def test_two_exports_into_one_file_do_not_mix(store_path: Path, tmp_path: Path, 
 
     assert syncd(store_path, "export", "mistral:7b", "-o", str(target)).returncode == 0
     assert target.read_bytes() == exported(store_path, mistral)
+
+
+def test_more_manifests_than_an_import_would_take_are_not_written(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch, mistral: Model
+) -> None:
+    monkeypatch.setattr("syncd.oci.image_layout.MAX_MANIFESTS_BYTES", len(mistral.manifest) - 1)
+    content = io.BytesIO()
+
+    with Store.open(store_path, create=False) as store, pytest.raises(UsageError, match="more models than a bundle"):
+        asyncio.run(export_to(store, names(mistral), content.write))
+
+    assert not content.getvalue()
 
 
 def test_a_disk_that_fills_up_ends_it(store_path: Path) -> None:

@@ -5,7 +5,7 @@ Where the index and the manifests come first, as ``syncd export`` writes them, o
 bound, and the rest in files without a name, of which a kill leaves nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from syncd.errors import NoSpaceError, SyncdError
@@ -43,7 +43,8 @@ class Received:
         self._spooled: dict[Digest, Spooled] = {}
         self._wanted: dict[Digest, Descriptor] | None = None  # None: not known yet
         self._held = 0  # bytes in memory
-        self._parsed: dict[int, tuple[image_layout.Image, ...]] = {}  # by the identity of bytes that stay
+        self._listed: list[image_layout.Image] | None = None  # that are not known to be here; None: no index yet
+        self._opened: set[Digest] = set()  # lists whose entries are among those, or were
 
     # Shelved
 
@@ -152,7 +153,7 @@ class Received:
         """What is needed; None, while the index or a manifest is still to come."""
         if any(name not in self._fixed for name in (MARKER, INDEX)):
             return None
-        if any(image.digest not in self._memory for image in self._listed()):
+        if self._awaits_manifests():
             return None
         wanted = {
             blob.digest: blob
@@ -165,18 +166,22 @@ class Received:
         self._require_room(sum(absent), "what is still to come needs")
         return wanted
 
-    def _listed(self) -> Iterator[image_layout.Image]:
-        """The manifests of the index, and of those in it that are lists, as far as they are here."""
-        for image in self._images(self._fixed[INDEX]):
-            yield image
-            if image.is_list and image.digest in self._memory:
-                yield from self._images(self._memory[image.digest])
+    def _awaits_manifests(self) -> bool:
+        """Whether one of the index, or of a list in it, is still to come.
 
-    def _images(self, raw: bytes) -> tuple[image_layout.Image, ...]:
-        # Asked for each member until all is known, and parsed once.
-        if id(raw) not in self._parsed:
-            self._parsed[id(raw)] = image_layout.Index.parse(raw).images
-        return self._parsed[id(raw)]
+        Asked for every member until none is: of 40,000 manifests each is looked for once after it came.
+        """
+        if self._listed is None:
+            self._listed = list(image_layout.Index.parse(self._fixed[INDEX]).images)
+        while self._listed:
+            image = self._listed[-1]
+            if image.digest not in self._memory:
+                return True
+            self._listed.pop()
+            if image.is_list and image.digest not in self._opened:
+                self._opened.add(image.digest)
+                self._listed += image_layout.Index.parse(self._memory[image.digest]).images
+        return False
 
     def chosen(self) -> dict[ModelName, Manifest]:
         """The models that are to be taken. Raise ``SyncdError``."""

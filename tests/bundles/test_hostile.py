@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from syncd.errors import IntegrityError, SyncdError
+from syncd.oci.digest import Digest
 from syncd.store import archive
 from syncd.store.archive import ArchiveError, members
 from syncd.store.reading import FileCursor
@@ -263,6 +264,52 @@ def test_many_big_blobs_before_the_index_are_bounded(
         brought(host, tmp_path, Layout.of(model).reversed().tar(), pipe=True)
 
     brought(host, tmp_path, Layout.of(model).tar(), pipe=False)
+
+
+@pytest.mark.parametrize("pipe", [False, True], ids=["file", "pipe"])
+def test_a_manifest_of_hundreds_of_names_takes_its_memory_once(host: Store, tmp_path: Path, pipe: bool) -> None:
+    raw = json.dumps({**json.loads(ONE.manifest), "note": "x" * (3 << 20)}).encode()
+    index = index_of((raw, f"registry.ollama.ai/library/{number}") for number in range(500))
+    content = LAYOUT.having("index.json", index).having(member(digest_of(raw)), raw).tar()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(IntegrityError, match="full name"):
+        brought(host, tmp_path, content, pipe=pipe)
+
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@pytest.mark.parametrize("pipe", [False, True], ids=["file", "pipe"])
+def test_manifests_that_take_too_much_memory_together_are_refused(
+    host: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipe: bool
+) -> None:
+    models = [small(f"{number}:1b") for number in range(3)]
+    monkeypatch.setattr("syncd.jobs.bundle.MAX_MANIFESTS_BYTES", sum(len(one.manifest) for one in models) - 1)
+
+    with pytest.raises(ArchiveError, match="its manifests have more than"):
+        brought(host, tmp_path, Layout.of(*models).tar(), pipe=pipe)
+
+    brought(host, tmp_path, Layout.of(*models[:2]).tar(), pipe=pipe)
+
+
+def test_of_an_index_of_thousands_each_manifest_is_looked_for_once(
+    host: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = [b"%d" % number for number in range(3000)]
+    index = index_of((blob, None) for blob in [*blobs, b"never comes"])
+    content = tarred([("oci-layout", MARKER), ("index.json", index), *((member(digest_of(one)), one) for one in blobs)])
+    compared = 0
+
+    def counted(self: Digest, other: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return isinstance(other, Digest) and self.hex == other.hex
+
+    monkeypatch.setattr(Digest, "__eq__", counted)
+    with pytest.raises(SyncdError, match="not a JSON object"):
+        brought(host, Path(), content, pipe=True)
+
+    assert compared < 20 * len(blobs)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,6 +15,8 @@ from typing import NoReturn
 
 from syncd.errors import BusyError, NotAuthorisedError, NotFoundError, SyncdError, UsageError
 from syncd.jobs.export import ExportStoppedError
+from syncd.oci import image_layout
+from syncd.store import archive
 from syncd.store.files import Folder, error_of, fsync_file, same_file, translated
 from syncd.store.locks import try_lock
 from syncd.store.owner import decide, owner_of_store
@@ -22,6 +24,8 @@ from syncd.store.owner import decide, owner_of_store
 _PARTIAL = ".partial"
 _DONE = b"done"
 _MAX_WORDS = 65536
+_MOST_LINKS = 40  # path_resolution(7)
+_SHARED = stat.S_ISVTX | stat.S_IWOTH
 _PATIENCE = 200  # milliseconds between two looks at whether it was cancelled
 
 Step = Callable[[], None]
@@ -88,12 +92,9 @@ def to_file(path: Path, store: Path) -> Iterator[Output]:
 
     ``store``: the store that this process may open meanwhile. Raise ``SyncdError``.
     """
-    real = Path(os.path.realpath(path))
-    name = real.name + _PARTIAL
-    if not real.parent.is_dir():
-        raise NotFoundError(f"{path} cannot be written: {real.parent} is no folder")
-    with Folder.open(real.parent) as folder:
-        found = folder.stat(real.name)
+    with _place(path) as (folder, real):
+        name = real + _PARTIAL
+        found = folder.stat(real)
         if found is not None and not stat.S_ISREG(found.st_mode):
             raise UsageError(f"{path} is no regular file", hint=f"'syncd export NAME -o - > {path}' writes into it")
         fd = _made(folder, name)
@@ -113,6 +114,34 @@ def to_file(path: Path, store: Path) -> Iterator[Output]:
 
 
 @contextmanager
+def _place(path: Path) -> Iterator[tuple[Folder, str]]:
+    """The folder and the name in it that ``path`` means. Raise ``SyncdError``.
+
+    A link in its place is followed, but not one that somebody else has put into a folder such as /tmp: the kernel's own
+    rule (proc(5), protected_symlinks), which it cannot apply for us, as a rename follows none.
+    """
+    at = path
+    for _ in range(_MOST_LINKS):
+        if at.name in {"", ".."}:
+            raise UsageError(f"{path} is a folder", hint="name a file in it")
+        parent = Path(os.path.realpath(at.parent))
+        if not parent.is_dir():
+            raise NotFoundError(f"{path} cannot be written: {parent} is no folder")
+        with Folder.open(parent) as folder:
+            found = folder.stat(at.name)
+            if found is None or not stat.S_ISLNK(found.st_mode):
+                yield folder, at.name
+                return
+            around = os.fstat(folder.fd)
+            shared = around.st_mode & _SHARED == _SHARED
+            if shared and found.st_uid not in {os.geteuid(), around.st_uid}:
+                raise NotAuthorisedError(f"{parent / at.name} is a link of another user's, and is not followed")
+            with translated(parent / at.name):
+                at = parent / os.readlink(at.name, dir_fd=folder.fd)
+    raise UsageError(f"{path} leads from link to link")
+
+
+@contextmanager
 def _hands(finish: Step, abandon: Step, path: Path, store: Path) -> Iterator[Step]:
     """While it is entered: what finishes. ``abandon`` is called at its end."""
     if not _stays(store):
@@ -126,28 +155,51 @@ def _hands(finish: Step, abandon: Step, path: Path, store: Path) -> Iterator[Ste
 
 
 def _made(folder: Folder, name: str) -> int:
-    fd = folder.create_file(name, 0)
-    try:
-        with translated(folder.path / name):
-            mine = try_lock(fd, shared=False)
-            if mine:
-                os.ftruncate(fd, 0)
-    except BaseException:
+    """A descriptor of the empty file ``name``, locked; what a killed export left goes, and nothing else."""
+    while True:
+        fd = folder.create_file(name, 0)
+        try:
+            claimed = _claimed(fd, folder, name)
+        except BaseException:
+            os.close(fd)
+            raise
+        if claimed:
+            return fd
         os.close(fd)
-        raise
-    if not mine:
-        os.close(fd)
-        raise BusyError(f"{folder.path / name}: another export writes it", hint="let that one end first")
-    return fd
 
 
-def _finish(folder: Folder, fd: int, name: str, real: Path) -> None:
-    found = folder.stat(real.name)
+def _claimed(fd: int, folder: Folder, name: str) -> bool:
+    """Lock and empty it; False if it bears that name no more: another export has ended, and this is its FILE."""
+    path = folder.path / name
+    with translated(path):
+        if not try_lock(fd, shared=False):
+            raise BusyError(f"{path}: another export writes it", hint="let that one end first")
+        found = os.fstat(fd)
+        if not same_file(found, folder.stat(name)):
+            return False
+        if not _is_left(fd, found):
+            raise UsageError(f"{path} is no unfinished export of this user's", hint="move it out of the way")
+        os.ftruncate(fd, 0)
+    return True
+
+
+def _is_left(fd: int, found: os.stat_result) -> bool:
+    """Whether that is nothing, or what an export of this user left when it was killed."""
+    begins = archive.header(image_layout.MARKER, len(image_layout.MARKER_CONTENT))
+    its = found.st_uid == os.geteuid() and found.st_nlink == 1
+    return its and begins.startswith(os.pread(fd, len(begins), 0))
+
+
+def _finish(folder: Folder, fd: int, name: str, real: str) -> None:
+    found = folder.stat(real)
     umask = os.umask(0)
     os.umask(umask)
-    mode = 0o666 & ~umask if found is None else stat.S_IMODE(found.st_mode)
+    mode = 0o666 & ~umask
+    if found is not None:
+        # Of another user's file, no right is taken over that this one would not have given.
+        mode = stat.S_IMODE(found.st_mode) & (0o777 if found.st_uid == os.geteuid() else mode)
     fsync_file(fd, folder.path / name, mode=mode)
-    folder.rename(name, folder, real.name)
+    folder.rename(name, folder, real)
     folder.fsync()
 
 
@@ -173,7 +225,8 @@ def _child(finish: Step, abandon: Step, path: Path) -> Iterator[Step]:
     os.close(words)
 
     def ask() -> None:
-        os.write(its_orders, _DONE)
+        with suppress(BrokenPipeError):  # it was killed, and says nothing
+            os.write(its_orders, _DONE)
         answer = os.read(its_words, _MAX_WORDS)
         if answer != _DONE:
             raise SyncdError(answer.decode("utf-8", "replace") or f"{path}: the process that was to name it has died")

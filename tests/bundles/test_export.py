@@ -5,6 +5,7 @@ import io
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -15,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from syncd.cli.bundle_file import to_file
-from syncd.errors import BusyError, IntegrityError, NotFoundError, UsageError
+from syncd.errors import BusyError, IntegrityError, NotFoundError, SyncdError, UsageError
 from syncd.jobs.collect import collect
 from syncd.jobs.remove import remove
 from syncd.oci.name import ModelName
 from syncd.store import archive
+from syncd.store.locks import try_lock
 from syncd.store.root import Store
 from tests.adopt.world import blob_file
 from tests.bundles.world import ROOT, command, environment, export_to, exported, filled, member, names, syncd
@@ -213,6 +215,116 @@ def test_two_exports_into_one_file_do_not_mix(store_path: Path, tmp_path: Path, 
 
     assert syncd(store_path, "export", "mistral:7b", "-o", str(target)).returncode == 0
     assert target.read_bytes() == exported(store_path, mistral)
+
+
+@pytest.mark.parametrize("content", [b"half of a film", b"oci-layout is what this letter is about"])
+def test_a_file_that_only_happens_to_be_called_so_is_left_alone(
+    store_path: Path, tmp_path: Path, content: bytes
+) -> None:
+    film = tmp_path / "m.tar.partial"
+    film.write_bytes(content)
+
+    ended = syncd(store_path, "export", "mistral:7b", "-o", str(tmp_path / "m.tar"))
+
+    assert ended.returncode == 2
+    assert b"no unfinished export" in ended.stderr
+    assert film.read_bytes() == content
+
+
+def test_another_name_of_a_file_is_left_alone(store_path: Path, tmp_path: Path, mistral: Model) -> None:
+    kept = tmp_path / "kept.tar"
+    kept.write_bytes(exported(store_path, mistral))
+    (tmp_path / "m.tar.partial").hardlink_to(kept)
+
+    assert syncd(store_path, "export", "mistral:7b", "-o", str(tmp_path / "m.tar")).returncode == 2
+
+    assert kept.read_bytes() == exported(store_path, mistral)
+
+
+def test_what_a_killed_export_left_is_taken_over(store_path: Path, tmp_path: Path, mistral: Model) -> None:
+    whole = exported(store_path, mistral)
+    for left in (0, 5, 512, len(whole) // 2):
+        (tmp_path / "m.tar.partial").write_bytes(whole[:left])
+        assert syncd(store_path, "export", "mistral:7b", "-o", str(tmp_path / "m.tar")).returncode == 0
+        assert (tmp_path / "m.tar").read_bytes() == whole
+        assert not (tmp_path / "m.tar.partial").exists()
+
+
+def test_an_export_that_ends_just_when_another_begins_keeps_its_bytes(
+    store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has opened the file before it got its name, and locks it after."""
+    target, partial = tmp_path / "m.tar", tmp_path / "m.tar.partial"
+    partial.write_bytes(b"")
+
+    def late(fd: int, *, shared: bool) -> bool:
+        if partial.exists() and not target.exists():
+            partial.write_bytes(b"whole by now")
+            partial.rename(target)
+        return try_lock(fd, shared=shared)
+
+    monkeypatch.setattr("syncd.cli.bundle_file.try_lock", late)
+    with to_file(target, store_path):
+        assert target.read_bytes() == b"whole by now"
+
+    assert target.read_bytes() == b"whole by now"
+
+
+def test_a_link_is_followed_and_stays(store_path: Path, tmp_path: Path, mistral: Model) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "m.tar").symlink_to("disk/link")
+    (tmp_path / "disk/link").symlink_to(tmp_path / "disk/real.tar")
+
+    assert syncd(store_path, "export", "mistral:7b", "-o", str(tmp_path / "m.tar")).returncode == 0
+
+    assert (tmp_path / "disk/real.tar").read_bytes() == exported(store_path, mistral)
+    assert (tmp_path / "m.tar").is_symlink()
+
+
+def test_links_that_lead_in_a_circle_are_refused(store_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.tar").symlink_to("m.tar")
+
+    assert syncd(store_path, "export", "mistral:7b", "-o", str(tmp_path / "m.tar")).returncode == 2
+
+
+@as_root
+def test_a_link_that_another_user_put_into_a_folder_of_all_is_not_followed(store_path: Path, tmp_path: Path) -> None:
+    everybodys, secret = tmp_path / "tmp", tmp_path / "shadow"
+    everybodys.mkdir()
+    everybodys.chmod(0o1777)
+    secret.write_text("root's")
+    (everybodys / "m.tar").symlink_to(secret)
+    os.lchown(everybodys / "m.tar", 1234, 1234)
+
+    ended = syncd(store_path, "export", "mistral:7b", "-o", str(everybodys / "m.tar"))
+
+    assert ended.returncode == 4
+    assert secret.read_text() == "root's"
+
+
+@as_root
+def test_a_file_of_another_user_hands_on_no_rights(store_path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "m.tar"
+    target.write_bytes(b"")
+    target.chmod(0o4666)
+    os.chown(target, 1234, 1234)
+
+    assert syncd(store_path, "export", "mistral:7b", "-o", str(target)).returncode == 0
+
+    assert target.stat().st_mode & 0o7022 == 0
+
+
+@as_root
+def test_a_killed_child_is_told_of(store_path: Path, tmp_path: Path) -> None:
+    os.chown(store_path / ".syncd", 1234, 1234)  # so that an export must become that user
+    with to_file(tmp_path / "m.tar", store_path) as out:
+        (child,) = map(int, Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split())
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(SyncdError, match="has died"):
+            out.finish()
+
+    assert not (tmp_path / "m.tar").exists()
 
 
 def test_more_manifests_than_an_import_would_take_are_not_written(

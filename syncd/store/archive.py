@@ -17,6 +17,7 @@ END = bytes(2 * BLOCK)
 
 MAX_MEMBERS = 100_000
 _MAX_EXTENSION = 64 * 1024  # bytes of a pax header, or of a long name
+_MAX_DIGITS = 9  # of a record's length in one
 _FILE_MODE, _FOLDER_MODE = 0o644, 0o755
 _FILES = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
 _KINDS = {
@@ -154,16 +155,18 @@ def _extension(info: tarfile.TarInfo, content: bytes) -> dict[str, str]:
 def _records(content: bytes) -> dict[str, str]:
     """The records of a pax header: ``LENGTH KEY=VALUE`` and a newline, the length that of the whole record."""
     found: dict[str, str] = {}
-    rest = content
-    while rest and rest[0]:
-        length, space, _ = rest.partition(b" ")
-        if not space or not length.isdigit() or not len(length) < int(length[:9]) <= len(rest):
+    at = 0
+    while at < len(content) and content[at]:
+        space = content.find(b" ", at, at + _MAX_DIGITS + 1)
+        length = content[at : max(space, at)]
+        end = at + int(length) if length.isdigit() else 0
+        if not space < end <= len(content):
             raise ArchiveError("a pax header of it is damaged")
-        record, rest = rest[len(length) + 1 : int(length)], rest[int(length) :]
-        key, equals, value = record.partition(b"=")
+        key, equals, value = content[space + 1 : end].partition(b"=")
         if not equals or not value.endswith(b"\n"):
             raise ArchiveError("a pax header of it is damaged")
         found[key.decode("utf-8", "surrogateescape")] = value[:-1].decode("utf-8", "surrogateescape")
+        at = end
     return found
 
 

@@ -74,6 +74,13 @@ def pax(name: str, records: dict[str, str]) -> bytes:
     return with_first(special(name, tarfile.REGTYPE, pax_headers=records))
 
 
+def raw_pax(content: bytes) -> bytes:
+    """The layout behind a pax header of just this."""
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, len(content)
+    return info.tobuf(tarfile.USTAR_FORMAT) + content + archive.padding(len(content)) + LAYOUT.tar()
+
+
 ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "nothing": (lambda: b"", "cut off"),
     "no archive": (lambda: b"this is a letter to my mother" * 100, "no tar archive"),
@@ -159,6 +166,13 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a sparse file of pax's": (lambda: pax("x", {"GNU.sparse.map": "0,1"}), "sparse"),
     "a pax size that is none": (lambda: pax("x", {"size": "-5"}), "impossible size"),
     "a pax size beyond all": (lambda: pax("x", {"size": "9" * 30}), "impossible size"),
+    "a pax record whose length has thousands of digits": (
+        lambda: raw_pax(b"000006000".ljust(5000, b"1") + b" size=1\n".rjust(60_000, b" ")),
+        "pax header of it is damaged",
+    ),
+    "a pax record that ends behind its header": (lambda: raw_pax(b"99 size=1\n"), "pax header of it is damaged"),
+    "a pax record of no length": (lambda: raw_pax(b"0 size=1\n"), "pax header of it is damaged"),
+    "a pax record without a length": (lambda: raw_pax(b"size=1\n"), "pax header of it is damaged"),
     "a huge member": (lambda: resized(LAYOUT.tar(), WEIGHTS, b"77777777777\0"), "cut off|needs|impossible|says"),
     "a member of 2**80 bytes": (
         lambda: resized(LAYOUT.tar(), WEIGHTS, b"\x80\0" + b"\xff" * 10),

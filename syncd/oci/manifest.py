@@ -59,6 +59,8 @@ class Manifest:
         if document.get("schemaVersion") != 2 or isinstance(document.get("schemaVersion"), bool):  # noqa: PLR2004 - the schema's number
             raise InvalidManifestError(f"the manifest has schema version {document.get('schemaVersion')!r}, not 2")
         layers = document.get("layers")
+        if layers is None and "layers" in document:
+            layers = []  # Go writes an empty list so: an Ollama's own manifest of a model that runs elsewhere
         if not isinstance(layers, list):
             raise InvalidManifestError("the manifest has no list of layers")
         if len(layers) > MAX_LAYERS:

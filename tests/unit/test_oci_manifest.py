@@ -49,6 +49,10 @@ def test_a_digest_that_is_both_config_and_layer_is_one_blob() -> None:
     assert manifest.size == 7
 
 
+def test_layers_that_are_null_are_none_as_for_ollama() -> None:
+    assert Manifest.parse(document(layers=None)).layers == ()
+
+
 def test_foreign_urls_and_unknown_keys_are_ignored() -> None:
     layer = {**BLOB, "urls": ["http://169.254.169.254/"], "annotations": {"a": "b"}}
 

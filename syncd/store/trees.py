@@ -279,6 +279,8 @@ def _irregular(tree: str, folder: Folder, path: tuple[str, ...], found: os.stat_
     try:
         target = os.readlink(path[-1], dir_fd=folder.fd)
         os.stat(path[-1], dir_fd=folder.fd)  # looked at, never opened: whether a server gets anywhere by it
+    except PermissionError:
+        return _spot(tree, path, found, Oddity.LINK, "it leads to where this user may not look", leads=True)
     except OSError:
         return _spot(tree, path, found, Oddity.LINK, "it leads nowhere")
     return _spot(tree, path, found, Oddity.LINK, f"it leads to {target}", leads=True)

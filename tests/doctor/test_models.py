@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,15 @@ import pytest
 from syncd.oci.digest import Digest
 from syncd.store.root import Store
 from syncd.store.trees import Oddity
-from tests.doctor.world import Patient, visit
+from tests.doctor.world import Patient, patient_at, visit
 from tests.pull.world import as_root, blob_file, model_name, pulled, tag_file
 from tests.repair.world import Scene, flipped, truncated, verified
 from tests.support.content import whole
+from tests.support.daemon import RunningDaemon
 from tests.support.models import build_model
 from tests.support.ollama_store import age
 from tests.support.oracle import snapshot
+from tests.support.registry import ScriptedRegistry
 
 Fault = Callable[[Patient], object]
 
@@ -275,6 +278,28 @@ async def test_a_link_that_a_server_can_follow_is_told_of_and_left(patient: Pati
     assert not seen.planned
     assert seen.left == ["link"]
     assert patient.weights.read_bytes() == elsewhere.read_bytes()
+
+
+@as_root
+async def test_a_link_to_where_the_owner_may_not_look_is_not_taken_for_dead(registry: ScriptedRegistry) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        private = Path(folder) / "private"
+        machine = RunningDaemon(Path(folder) / "host")
+        machine.folder.mkdir()
+        machine.write_settings("")
+        patient = await patient_at(registry, machine.store)
+        link = patient.path / "blobs" / "linked"
+        private.mkdir(mode=0o700)
+        (private / "there").write_text("a server that runs as root gets here")
+        link.symlink_to(private / "there")
+        Path(folder).chmod(0o755)
+        for path in (patient.path, *patient.path.rglob("*")):
+            os.lchown(path, 1234, 1234)
+
+        told = machine.command("doctor", "--offline", "--fix")
+
+        assert "it leads to where this user may not look" in told.stdout
+        assert link.is_symlink()
 
 
 async def test_nothing_is_followed_out_of_the_store(patient: Patient, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ What is in them is looked up by digest, and hashed before anything of it is beli
 
 import os
 import stat
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -124,7 +125,8 @@ class FolderBundle:
 
     def size_of(self, digest: Digest) -> int | None:
         """As ``Shelved`` has it."""
-        found = None if self._blobs is None else self._blobs.stat(digest.hex)
+        with self._readable():
+            found = None if self._blobs is None else self._blobs.stat(digest.hex)
         return None if found is None else found.st_size
 
     def small(self, digest: Digest) -> bytes | None:
@@ -138,10 +140,22 @@ class FolderBundle:
 
     def open_blob(self, digest: Digest) -> tuple[int, int]:
         """As ``Located`` has it."""
-        fd = None if self._blobs is None else self._blobs.open_file(digest.hex)
+        with self._readable():
+            fd = None if self._blobs is None else self._blobs.open_file(digest.hex)
         if fd is None:
             raise NotFoundError(f"{self._root.path}: {digest} is not there any more")
         return fd, 0
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Say what helps where root has opened the folder and the store's owner may not read what is in it."""
+        try:
+            yield
+        except NotAuthorisedError as error:
+            raise NotAuthorisedError(
+                error.message,
+                hint=f"the store's owner must be able to read it: 'tar -C {self._root.path} -c . | syncd import -'",
+            ) from error
 
 
 def offered(shelved: Shelved) -> tuple[tuple[str | None, Manifest], ...]:

@@ -342,6 +342,15 @@ def test_root_becomes_the_owner_and_reads_and_writes_where_only_root_may(
         assert given.returncode == 0, given.stderr
 
         assert {path.owner() for path in (store / "blobs").iterdir()} == {"nobody"}
+        folder = mine / "folder"
+        for name, content in Layout.of(small("one:1b")).entries:
+            (folder / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+            (folder / name).chmod(0o600)
+        closed = syncd(store, "import", str(folder))
+        assert closed.returncode == 4
+        assert f"'tar -C {folder} -c . | syncd import -'".encode() in closed.stderr
+        shutil.rmtree(folder)
         assert (mine / "out.tar").owner() == "root"
         refused = syncd(store, "export", "absent:1b", "-o", str(mine / "none.tar"))
         assert refused.returncode == 3

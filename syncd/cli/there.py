@@ -230,6 +230,6 @@ def reach(path: Path, session: Session) -> There | None:
     if choice.asked and not owns(info, choice.path):
         raise UsageError(
             f"{choice.path} ({choice.origin}) is not the store of the daemon (pid {info.pid}): that is {info.store}",
-            hint="name its store, or none; the socket of another daemon is named by SYNCD_SOCKET",
+            hint="name its store, or none; with SYNCD_SOCKET=/none no daemon is asked",
         )
     return There(session, Client(path), info)

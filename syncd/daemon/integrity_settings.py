@@ -49,7 +49,10 @@ class ScrubSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_rate: Rate = Rate(200_000_000)
     """Bytes a second at which a scheduled scrub reads: the servers read from the same disk."""
     repair: bool = True
-    """Whether the daemon mends by itself what a scrub or a verification found damaged."""
+    """Whether the daemon mends by itself what a scrub or a verification found damaged.
+
+    What ``[[models]]`` names it pulls anew in any case.
+    """
     unrepairable: Literal["quarantine", "keep"] = "quarantine"
     """What becomes of a model whose bytes nobody has any more: taken out of sight, or left published as it is."""
 

@@ -301,6 +301,7 @@ class _Serving:
                 "model.moved_back", name=str(view.reference.name), detail=f"{view.outcome.digest}, published {before}"
             )
         self._inventory.poke()
+        self._scrubbing.poke()  # it may have mended what a scrub had found
         how = view.state.value if view.error is None else f"{view.state.value}: {view.error.message}"
         self._chronicle.tell("job.ended", name=str(view.reference), job=view.id, detail=how)
 

@@ -196,11 +196,11 @@ def _open_own(root: Folder, *, create: bool) -> Folder:
 
 
 def _require_mine(owner: int, path: Path) -> None:
-    if owner != os.geteuid():
-        raise NotAuthorisedError(
-            f"{path} belongs to {name_of(owner)}, and this is {name_of(os.geteuid())}",
-            hint=f"run it as {name_of(owner)} or with sudo; 'sudo syncd init --owner USER' takes a store over",
-        )
+    if (me := os.geteuid()) != owner:
+        its = name_of(owner)
+        as_root = f"'syncd init --owner {its}' makes a store there that is theirs"
+        other = f"run it as {its} or with sudo; 'sudo syncd init --owner USER' takes a store over"
+        raise NotAuthorisedError(f"{path} belongs to {its}, and this is {name_of(me)}", hint=other if me else as_root)
 
 
 def check_version(own: Folder, path: Path, *, create: bool) -> None:

@@ -47,7 +47,7 @@ class Oddity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place below ``manifests`` or ``blobs`` (``tree``). ``detail``: for people; it may come from outside.
+    """A place below ``manifests`` or ``blobs`` (``tree``), or that itself. ``detail``: for people, perhaps from outside.
 
     ``inode``: device and number; ``mode``: the permission bits; ``right_mode``: what they should be; ``modified``:
     seconds since the epoch, of what is unfinished that of the file written to last of all that belong together.
@@ -100,7 +100,8 @@ class Trees:
 
     def odd(self, owner: int) -> tuple[Spot, ...]:
         """Every spot that is odd in a store of the user ``owner``, in order of its path."""
-        found = [*self._manifests(self._folders[layout.MANIFESTS], (), owner)]
+        found = [spot for tree, folder in self._folders.items() for spot in _open_to_others(tree, folder)]
+        found += self._manifests(self._folders[layout.MANIFESTS], (), owner)
         found += self._blobs(self._folders[layout.BLOBS], owner)
         return tuple(sorted(found, key=lambda one: (one.tree, one.path, one.oddity)))
 
@@ -123,6 +124,9 @@ class Trees:
 
     def set_mode(self, spot: Spot) -> bool:
         """Give it its right mode; False if something else lies there."""
+        if not spot.path:
+            self._folders[spot.tree].chmod(spot.right_mode)
+            return True
         with ExitStack() as stack:
             parent = self._parent(stack, spot)
             return parent is not None and parent.set_mode(spot.path[-1], spot.inode, spot.right_mode)
@@ -244,6 +248,14 @@ class Trees:
             newest[whole] = max(spot.modified, newest.get(whole, spot.modified))
         for spot in unfinished:
             yield replace(spot, modified=newest[_download(spot.path[0])])
+
+
+def _open_to_others(tree: str, folder: Folder) -> Iterator[Spot]:
+    """The tree itself. That others cannot read it was put right when it was opened."""
+    with translated(folder.path):
+        found = os.fstat(folder.fd)
+    if found.st_mode & _WRITABLE_BY_OTHERS:
+        yield _spot(tree, (), found, Oddity.OPEN)
 
 
 def _download(name: str) -> str:

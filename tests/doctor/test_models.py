@@ -104,6 +104,8 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "a shut folder": (chmod(0o000, lambda it: it.tag.parents[1]), "not-readable", "0000, and should be 0755"),
     "a blob that all can write": (chmod(0o666, lambda it: it.weights), "writable-by-others", "should be 0444"),
     "a folder that all can write": (chmod(0o777, lambda it: it.tag.parent), "writable-by-others", "should be 0755"),
+    "blobs that all can write": (chmod(0o777, lambda it: it.path / "blobs"), "writable-by-others", "should be 0755"),
+    "tags that all can write": (chmod(0o777, lambda it: it.path / "manifests"), "writable-by-others", "should be 0755"),
     "a blob that was unlinked": (gone_from_blobs, "missing-blob", "mistral:7b needs it"),
     "a blob that is nowhere": (lost, "missing-blob", "mistral:7b needs it"),
     "a truncated blob": (lambda it: truncated(1000)(it.weights), "damaged-blob", "another size"),

@@ -47,11 +47,11 @@ class Oddity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place below ``manifests`` or ``blobs`` (``tree``), or that itself. ``detail``: for people, perhaps from outside.
+    """A place below ``manifests`` or ``blobs`` (``tree``), or one of these.
 
-    ``inode``: device and number; ``mode``: the permission bits; ``right_mode``: what they should be; ``modified``:
-    seconds since the epoch, of what is unfinished that of the file written to last of all that belong together.
-    ``leads``: of a link, whether there is anything at its end.
+    ``detail``: for people; it may come from outside. ``inode``: device and number; ``mode``: the permission bits;
+    ``right_mode``: what they should be; ``modified``: seconds since the epoch, of what is unfinished that of the file
+    written to last of all that belong together. ``leads``: of a link, whether there is anything at its end.
     """
 
     tree: str

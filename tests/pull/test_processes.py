@@ -315,6 +315,19 @@ def test_only_root_can_give_a_store_away(open_path: Path) -> None:
 
 
 @as_root
+def test_root_is_told_how_to_make_a_store_in_a_folder_of_another_user(open_path: Path) -> None:
+    theirs = open_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, *pwd.getpwnam("nobody")[2:4])
+
+    refused = command("init", "--store", str(theirs))
+
+    assert (refused.returncode, list(theirs.iterdir())) == (4, [])
+    assert "'syncd init --owner nobody'" in refused.stderr
+    assert "sudo" not in refused.stderr
+
+
+@as_root
 def test_a_folder_that_nobody_may_write_to_is_not_authorised(registry: ScriptedRegistry, open_path: Path) -> None:
     model = registry.add(build_model("mistral:7b"))
 

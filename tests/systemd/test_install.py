@@ -95,9 +95,8 @@ def test_uninstall_leaves_store_and_settings_and_says_so(copy: Path) -> None:
 
     left = {str(path.relative_to(copy)) for path in copy.rglob("*") if not path.is_dir()}
     assert left == {"etc/syncd/syncd.toml", "srv/ollama/models/blobs/sha256-0"}
-    assert not any(
-        copy.joinpath("usr/local", folder).exists() for folder in ("lib/systemd", "lib/sysusers.d", "share/zsh")
-    )
+    made = ("lib/systemd", "lib/sysusers.d", "lib/tmpfiles.d", "share/syncd", "share/zsh", "share/fish")
+    assert not [folder for folder in made if copy.joinpath("usr/local", folder).exists()]
     assert "kept:      the store, the settings" in said
 
 

@@ -86,7 +86,7 @@ def test_killed_in_mid_pull_it_comes_back_and_finishes(service: Service, registr
     registry.wait_until(lambda it: it.bytes_served() > 5 * _CHUNK)
     killed = service.pid
 
-    service.systemctl("kill", "--signal=KILL")
+    service.systemctl("kill", "--kill-whom=main", "--signal=KILL")
 
     assert not service.has(model)
     slow.lift()
@@ -174,7 +174,7 @@ def test_the_watchdog_restarts_a_process_that_is_frozen(service: Service) -> Non
     service.start()
     frozen = service.pid
 
-    service.systemctl("kill", f"--signal={signal.SIGSTOP}")
+    service.systemctl("kill", "--kill-whom=main", f"--signal={signal.SIGSTOP}")
 
     eventually(lambda: service.pid not in {0, frozen}, "another process is started")
     service.until("ActiveState", "active")

@@ -94,6 +94,9 @@ class Acts:
         if view.outcome is not None:
             if view.asked_by == ASKED_BY and not view.outcome.current:
                 model.published = view.outcome.digest
+            if model.standing.gone == view.outcome.digest:
+                self._on_restore()
+                self._chronicle.tell("model.restored", name=str(reference.name), detail="its bytes were fetched again")
             # What the tag holds says a check: a held one was pulled by its digest.
             due = self._due(model, moment) if model.wish.held is None else moment.now
             model.standing = model.standing.pulled(view.outcome.digest, due, moment)

@@ -338,6 +338,7 @@ async def test_bytes_that_turn_out_wrong_are_pulled_again(
             file.write(b"not what it was")
 
         await world.until(lambda: found(world) == {mistral.name: mistral.digest})
+        await world.until(lambda: world.told("model.restored"))
     assert registry.bytes_served(mistral.weights) >= mistral.weights_size
 
 

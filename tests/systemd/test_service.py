@@ -136,7 +136,7 @@ def test_a_reload_applies_new_settings(service: Service, registry: ScriptedRegis
     service.configure(model)
     service.systemctl("reload")
 
-    assert "Reloaded syncd.service" in service.journal()
+    eventually(lambda: "Reloaded syncd.service" in service.journal(), "the journal tells of the reload")
     service.until_it_has(model)
     service.until("ActiveState", "active")
     assert (service.pid, service["NRestarts"]) == (before, "0")

@@ -8,10 +8,10 @@ from typing import Self, TextIO
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from syncd.api import bundles, events
 from syncd.cli import words
+from syncd.cli.bars import byte_bar
 from syncd.cli.render import Lines, Ndjson, PullView, Quiet
 from syncd.cli.terminal import Terminal
 from syncd.jobs.progress import Phase, PullOutcome
@@ -49,15 +49,7 @@ class _Every(Watch):
 
 class _Bar(Watch):
     def __init__(self, console: Console, verb: str) -> None:
-        self._bar = Progress(
-            TextColumn(verb, markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[amount]}", markup=False),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            expand=True,
-        )
+        self._bar = byte_bar(console, verb)
         self._task = self._bar.add_task("", total=None, amount="")
 
     def __enter__(self) -> Self:

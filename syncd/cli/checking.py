@@ -8,10 +8,10 @@ from typing import Self, TextIO
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from syncd.api import events
 from syncd.cli import logs, mending, place, words
+from syncd.cli.bars import byte_bar
 from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.errors import IntegrityError
@@ -88,15 +88,7 @@ class _Bar(_Watch):
     """A bar on a terminal."""
 
     def __init__(self, console: Console) -> None:
-        self._bar = Progress(
-            TextColumn("verifying", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[amount]}", markup=False),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            expand=True,
-        )
+        self._bar = byte_bar(console, "verifying")
         self._task = self._bar.add_task("", total=None, amount="")
 
     def __enter__(self) -> Self:

@@ -10,12 +10,12 @@ from typing import Self, TextIO
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from syncd.api import events
 from syncd.api.scrub import SCRUB, ScrubRequest
 from syncd.api.scrubbed import DamageLine, Scrubbed, ScrubDamage, ScrubMoment
 from syncd.cli import logs, mending, place, words
+from syncd.cli.bars import byte_bar
 from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.daemon.units import Rate
@@ -156,15 +156,7 @@ class _Bar(_View):
     """A bar on a terminal."""
 
     def __init__(self, console: Console) -> None:
-        self._bar = Progress(
-            TextColumn("scrubbing", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[amount]}", markup=False),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            expand=True,
-        )
+        self._bar = byte_bar(console, "scrubbing")
         self._task = self._bar.add_task("", total=None, amount="")
 
     def __enter__(self) -> Self:

@@ -65,10 +65,10 @@ def test_what_the_settings_name_is_pulled_and_said_to_be(daemon: RunningDaemon, 
     daemon.settings = wanted(model)
     with daemon:
         eventually(lambda: published(daemon, model))
+        eventually(lambda: daemon.status()["store"]["models"] == 1)  # the store is counted a moment later
         status = daemon.status()
 
     assert status["models"][0]["digest"] == f"sha256:{hashlib.sha256(model.manifest).hexdigest()}"
-    assert status["store"]["models"] == 1
     assert status["settings"]["fault"] is None
 
 

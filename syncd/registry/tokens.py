@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from yarl import URL
 
 from syncd.aio import in_thread
@@ -175,9 +174,8 @@ class Authoriser:
         if trusted and credentials is not None and credentials.basic:
             return service.url(), auth.basic(credentials.basic)
         if trusted and site.config.has_key:
-            key = await in_thread(_key, site.config)
             url = service.url(ts=str(int(self._wall_clock())), nonce=secrets.token_urlsafe(16))
-            return url, auth.signed(key, url)
+            return url, await in_thread(_signed, site.config, url)
         return service.url(), None
 
 
@@ -188,14 +186,16 @@ def _ready(token: str, site: Site) -> str:
         raise ConfigurationError(f"the token configured for {site.endpoint.source} is no token") from error
 
 
-def _key(config: RegistryConfig) -> Ed25519PrivateKey:
+def _signed(config: RegistryConfig, url: URL) -> str:
+    from syncd.registry import signing  # noqa: PLC0415 - only who has a key pays for cryptography
+
     pem = config.key_pem
     if pem is None and config.key_file is not None:
         try:
             pem = config.key_file.read_bytes()
         except OSError as error:
             raise ConfigurationError(f"key_file {config.key_file} cannot be read: {error.strerror}") from error
-    return auth.load_key(pem or b"", str(config.key_file or "key"))
+    return signing.signed(signing.load_key(pem or b"", str(config.key_file or "key")), url)
 
 
 def _explained(error: SyncdError, site: Site, source: str, *, trusted: bool) -> SyncdError:

@@ -10,8 +10,9 @@ from pathlib import Path
 from prometheus_client.core import Metric
 
 from docs.reference.words import cell, code, table
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.main import _Serving
-from syncd.daemon.settings import ControlSettings, Loaded, OpsSettings, Settings
+from syncd.daemon.settings import ControlSettings, OpsSettings, Settings
 from syncd.store.root import Store
 
 _HEAD = """# Metrics

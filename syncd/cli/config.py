@@ -12,7 +12,7 @@ from syncd.cli.options import CONFIG, as_json, examples, shared
 from syncd.cli.session import Session
 from syncd.daemon.access import ollama_key
 from syncd.daemon.origins import Shown, as_toml, dotted, effective
-from syncd.daemon.settings import socket_path
+from syncd.daemon.places import socket_path
 from syncd.daemon.usable import usable
 from syncd.errors import ConfigurationError
 from syncd.store.owner import name_of

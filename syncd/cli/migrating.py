@@ -13,7 +13,7 @@ from syncd.cli.migrating_run import Migration
 from syncd.cli.options import as_json, dry_run, examples, shared, stored_names
 from syncd.cli.session import Session
 from syncd.cli.there import There
-from syncd.daemon.settings import StoreChoice
+from syncd.daemon.places import StoreChoice
 from syncd.errors import ExitCode
 from syncd.jobs.adopt import chosen
 from syncd.oci.name import Reference

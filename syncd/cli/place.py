@@ -12,7 +12,7 @@ import msgspec
 
 from syncd.api.events import FaultFound, Removed, Verified, Verifying
 from syncd.cli.session import Session
-from syncd.daemon.settings import socket_candidates
+from syncd.daemon.places import socket_candidates
 from syncd.errors import BusyError, NotAuthorisedError
 from syncd.oci.name import ModelName, Reference
 

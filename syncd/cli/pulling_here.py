@@ -10,8 +10,8 @@ from syncd.cli.place import Limits
 from syncd.cli.render import PullView
 from syncd.cli.session import Session
 from syncd.daemon.access import Access
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.rules import policy_of
-from syncd.daemon.settings import Loaded
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
 from syncd.errors import ExitCode, SyncdError

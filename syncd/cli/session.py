@@ -12,7 +12,8 @@ from typing import Self
 import click
 
 from syncd.cli.options import CONFIG, STORE, VERBOSE
-from syncd.daemon.settings import Loaded, StoreChoice, choose_store, load
+from syncd.daemon.loaded import Loaded, load
+from syncd.daemon.places import StoreChoice, choose_store
 from syncd.errors import ConfigurationError
 from syncd.store.owner import become, decide, owner_of_store
 from syncd.store.root import Store

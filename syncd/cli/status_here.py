@@ -8,8 +8,9 @@ from syncd.api.collected import CollectionInfo
 from syncd.api.repairs import WaitingRepair
 from syncd.api.scrub import scrub_info
 from syncd.daemon.inventory import Count, count
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.pinned import pins_info
-from syncd.daemon.settings import Loaded, ModelSettings
+from syncd.daemon.settings import ModelSettings
 from syncd.jobs.damage import Damage
 from syncd.jobs.repair import survey
 from syncd.jobs.scrub_book import reviewed

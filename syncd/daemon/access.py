@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from syncd.daemon.settings import Loaded, RegistrySettings
+from syncd.daemon.loaded import Loaded
+from syncd.daemon.settings import RegistrySettings
 from syncd.errors import ConfigurationError, SyncdError
 from syncd.oci.name import DEFAULT_HOST
 from syncd.registry.hosts import Credentials, RegistryConfig, endpoints

@@ -14,7 +14,7 @@ from watchfiles._rust_notify import WatchfilesRustInternalError  # documented ("
 
 from syncd.aio import in_thread, only_error
 from syncd.daemon import dropins
-from syncd.daemon.settings import SYSTEM_FILE, Loaded, candidates, load, loaded_of
+from syncd.daemon.loaded import SYSTEM_FILE, Loaded, candidates, load, loaded_of
 from syncd.daemon.watched import Watched, watched
 from syncd.errors import ConfigurationError, SyncdError
 

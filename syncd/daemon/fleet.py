@@ -13,8 +13,8 @@ import structlog
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.fleet_post import Heard, Means, Post
 from syncd.daemon.followed import Times
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.reconcile import InForce
-from syncd.daemon.settings import Loaded
 from syncd.daemon.shelf import Shelf
 from syncd.daemon.turns import Turns
 from syncd.errors import InvalidDigestError, NotFoundError

@@ -26,9 +26,11 @@ from syncd.daemon.collecting import Collecting
 from syncd.daemon.doors import Doors, Health
 from syncd.daemon.followed import Times
 from syncd.daemon.inventory import Inventory
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.memory import Memory
 from syncd.daemon.notify import Notifier
 from syncd.daemon.pinned import pins_info
+from syncd.daemon.places import socket_path
 from syncd.daemon.pulse import Pulse, status_line
 from syncd.daemon.reconcile import Reconcile
 from syncd.daemon.renewals import Renewals
@@ -37,7 +39,6 @@ from syncd.daemon.scrubbing import Scrubbing
 from syncd.daemon.servers import Servers
 from syncd.daemon.servers_desk import DaemonServers
 from syncd.daemon.service import Daemon
-from syncd.daemon.settings import Loaded, socket_path
 from syncd.daemon.telemetry import SettingsState, Telemetry
 from syncd.daemon.telemetry_collect import CollectionTelemetry
 from syncd.daemon.telemetry_integrity import ScrubTelemetry

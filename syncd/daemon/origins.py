@@ -12,7 +12,8 @@ import msgspec
 from syncd.daemon.access import variable
 from syncd.daemon.dropins import LISTS
 from syncd.daemon.lines import Keys
-from syncd.daemon.settings import Loaded, StoreChoice
+from syncd.daemon.loaded import Loaded
+from syncd.daemon.places import StoreChoice
 from syncd.daemon.units import Rate, Seconds, Size, as_written
 from syncd.oci.name import DEFAULT_HOST
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from syncd.api.pinned import PinsInfo, drifts
 from syncd.daemon.inventory import Count
-from syncd.daemon.settings import Loaded
+from syncd.daemon.loaded import Loaded
 from syncd.jobs.pins import Pin, drift
 from syncd.store.holds import Hold
 from syncd.text import printable

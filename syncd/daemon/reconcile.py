@@ -30,9 +30,9 @@ from syncd.daemon.desired import (
 )
 from syncd.daemon.followed import Followed, Times, look_at, wish_of
 from syncd.daemon.leavings import Leavings
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.memory import Memory, ModelMemory, recall, recall_digest, remembered
 from syncd.daemon.rules import policy_of
-from syncd.daemon.settings import Loaded
 from syncd.daemon.watch import Touched, watch
 from syncd.daemon.words import describe
 from syncd.errors import SyncdError

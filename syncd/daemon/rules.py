@@ -1,6 +1,6 @@
 """The settings, as jobs see them."""
 
-from syncd.daemon.settings import Loaded
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.surroundings import surroundings_of
 from syncd.jobs.collection import CollectRules
 from syncd.jobs.policy import MaxSize, Patterns, Policy

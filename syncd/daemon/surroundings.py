@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from syncd.daemon.settings import Loaded, socket_candidates
+from syncd.daemon.loaded import Loaded
+from syncd.daemon.places import socket_candidates
 from syncd.jobs.surroundings import RegistryPlace, SecretFile, Surroundings
 
 # As systemd looks for units: the first that has one counts (systemd.unit(5), "System Unit Search Path").

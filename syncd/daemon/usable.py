@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from syncd.daemon.access import Access, registry_access, secret_line
-from syncd.daemon.settings import Loaded
+from syncd.daemon.loaded import Loaded
 from syncd.errors import ConfigurationError
 
 

@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
 from syncd.daemon.access import Access
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.rules import policy_of
-from syncd.daemon.settings import Loaded
 from syncd.download.fetch import Fetcher
 from syncd.download.transfer import FetchSettings
 from syncd.jobs.known import KnownManifests

@@ -17,8 +17,8 @@ from syncd.aio import in_thread, only_error
 from syncd.api import v1
 from syncd.api.connections import Limits
 from syncd.api.listeners import Listeners, TcpDoor
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.rules import rules_of
-from syncd.daemon.settings import Loaded
 from syncd.jobs import remove, verify
 from syncd.jobs.board import Board, Job, JobView, Work
 from syncd.jobs.progress import PullOutcome, PullProgress

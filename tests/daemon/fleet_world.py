@@ -12,6 +12,7 @@ import msgspec
 from syncd.api.v1 import Event
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.fleet import Fleet
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.server_settings import (
     DeepProbeInterval,
     InstanceSettings,
@@ -22,7 +23,7 @@ from syncd.daemon.server_settings import (
     ReloadSettings,
     ServerUrl,
 )
-from syncd.daemon.settings import Loaded, Settings
+from syncd.daemon.settings import Settings
 from syncd.instances.model import Instance, Prove
 from syncd.instances.ollama import Reason
 from syncd.instances.probe import Cell, Level, Row, Word

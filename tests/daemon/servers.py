@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from syncd.api.v1 import Event
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.fleet import Fleet
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.memory import Memory
 from syncd.daemon.rollout import Rollouts
 from syncd.daemon.server_settings import (
@@ -26,7 +27,7 @@ from syncd.daemon.server_settings import (
     ServerUrl,
     Settle,
 )
-from syncd.daemon.settings import Loaded, ModelSettings, Settings
+from syncd.daemon.settings import ModelSettings, Settings
 from syncd.daemon.telemetry_rollout import RolloutTelemetry
 from syncd.instances.model import Prove, ReloadWay
 from syncd.jobs.board import Board, JobState, JobView

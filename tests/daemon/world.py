@@ -13,9 +13,10 @@ import msgspec
 from syncd.api.v1 import DesiredModel, Event
 from syncd.daemon.chronicle import Chronicle
 from syncd.daemon.followed import Times
+from syncd.daemon.loaded import Loaded
 from syncd.daemon.memory import Memory
 from syncd.daemon.reconcile import Reconcile
-from syncd.daemon.settings import Loaded, ModelSettings, Settings, UpdateInterval, UpdateSettings
+from syncd.daemon.settings import ModelSettings, Settings, UpdateInterval, UpdateSettings
 from syncd.daemon.units import Window
 from syncd.jobs.board import Board
 from syncd.jobs.known import KnownManifests

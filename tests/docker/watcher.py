@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from syncd.daemon.discovery import Discovery
-from syncd.daemon.settings import Loaded, Settings
+from syncd.daemon.loaded import Loaded
+from syncd.daemon.settings import Settings
 from tests.docker.engine import DockerEngine
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.daemon.settings import load
+from syncd.daemon.loaded import load
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.daemon.settings import load
+from syncd.daemon.loaded import load
 
 UNITS = Path(__file__).parents[2] / "systemd"
 _HIGHEST_EXPOSURE = 15  # of 100

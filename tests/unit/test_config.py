@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from syncd.daemon.loaded import Loaded, load
 from syncd.daemon.origins import as_toml, dotted, effective
-from syncd.daemon.settings import Loaded, StoreChoice, load
+from syncd.daemon.places import StoreChoice
 from syncd.daemon.usable import usable
 from syncd.errors import ConfigurationError
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from syncd.daemon.settings import Loaded, choose_store, load
+from syncd.daemon.loaded import Loaded, load
+from syncd.daemon.places import choose_store
 from syncd.errors import ConfigurationError, ExitCode
 
 WHOLE = """\

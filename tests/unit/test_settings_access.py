@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from syncd.daemon.access import Access, registry_access, variable
-from syncd.daemon.settings import Loaded, load
+from syncd.daemon.loaded import Loaded, load
 from syncd.errors import ConfigurationError
 
 CANARY = "canary-4711"

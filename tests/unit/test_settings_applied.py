@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from syncd.daemon.applied import AppliedSettings
-from syncd.daemon.settings import Loaded, load
+from syncd.daemon.loaded import Loaded, load
 from syncd.errors import ConfigurationError
 
 ONE = "[download]\nconnections = 1\n"
@@ -362,7 +362,7 @@ _WITHOUT_INOTIFY = """
 import asyncio, sys
 from pathlib import Path
 from syncd.daemon.applied import AppliedSettings
-from syncd.daemon.settings import load
+from syncd.daemon.loaded import load
 
 async def main(path):
     applied = AppliedSettings(load(path, {}), path, {}, now=lambda: 0.0, settle=0.02)

@@ -8,14 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.daemon.lines import Lines
-from syncd.daemon.settings import (
-    Address,
-    Settings,
-    Window,
-    load,
-    socket_candidates,
-    socket_path,
-)
+from syncd.daemon.loaded import load
+from syncd.daemon.places import socket_candidates, socket_path
+from syncd.daemon.settings import Settings
+from syncd.daemon.units import Address, Window
 from syncd.errors import ConfigurationError, ExitCode
 from syncd.oci.name import ModelName, Reference
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncd.daemon.loaded import load
 from syncd.daemon.server_settings import EngineUrl, ServerUrl, SignalName
-from syncd.daemon.settings import Settings, load
+from syncd.daemon.settings import Settings
 from syncd.errors import ConfigurationError
 from syncd.instances.model import Instance, Origin, Prove, ReloadWay
 

@@ -101,6 +101,7 @@ def scrubbed(result: ScrubResult, seconds: float) -> Scrubbed:
         blobs=result.blobs,
         size=result.size,
         damaged=result.damaged,
+        mended=max(0, result.damaged - len(result.damages)),
         damages=tuple(map(damaged, result.damages)),
         direct=result.direct,
         buffered=result.buffered,

@@ -39,8 +39,9 @@ class DamageLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scrubbed(msgspec.Struct, frozen=True, kw_only=True):
-    """``scrub``: it has come to its end. ``damages``: all that it found and that nobody has mended.
+    """``scrub``: it has come to its end. It found ``damaged`` blobs; ``mended`` of them are whole again.
 
+    ``damages``: all that it found and that nobody has mended.
     ``resumed``: it went on where another was interrupted, and speaks for both. ``direct``: everything was read from the
     disk itself; else ``buffered`` blobs were read through the page cache, where rot can hide. ``seconds``: of this one.
     """
@@ -55,6 +56,7 @@ class Scrubbed(msgspec.Struct, frozen=True, kw_only=True):
     buffered: int
     resumed: bool
     seconds: float
+    mended: int = 0
 
 
 class LastScrub(msgspec.Struct, frozen=True, kw_only=True):

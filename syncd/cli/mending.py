@@ -39,12 +39,9 @@ def verify_and_mend(session: Session, names: Sequence[ModelName], watch: Watch, 
     if as_json:
         sys.stdout.write(events.line(told))
     else:
-        sys.stdout.write(f"{words.count(told.mended, 'blob')} mended, {size(told.fetched)} fetched\n")
+        sys.stdout.write(_summary(told))
     if left(told):
-        raise IntegrityError(
-            f"{words.count(left(told), 'blob')} could not be mended",
-            hint=view.hint or "'syncd verify --repair' tries again",
-        )
+        raise not_mended(left(told), view, again="verify --repair")
     if told.faults:
         raise IntegrityError(
             f"{words.count(told.faults, 'manifest')} broken, which is no blob to mend",
@@ -57,6 +54,31 @@ def left(told: MendedAll) -> int:
     return told.quarantined + told.kept + told.later
 
 
+def damage_and_mending(damaged: int, mended: int) -> str:
+    """What was found damaged, and what became of it: ``1 blob was damaged and is mended``."""
+    what = f"{words.count(damaged, 'blob')} {'was' if damaged == 1 else 'were'} damaged"
+    if mended >= damaged:
+        return f"{what} and {'is' if damaged == 1 else 'are'} mended"
+    if not mended:
+        return f"{what} and could not be mended"
+    return f"{what}: {mended} mended, {damaged - mended} could not be mended"
+
+
+def not_mended(count: int, view: "View", *, again: str) -> IntegrityError:
+    """Why so many blobs are not whole, in the words of the first of them. ``again``: the command that tries again."""
+    why = f": {printable(view.reason)}" if view.reason else ""
+    return IntegrityError(
+        f"{words.count(count, 'blob')} could not be mended{why}", hint=view.hint or f"'syncd {again}' tries again"
+    )
+
+
+def _summary(told: MendedAll) -> str:
+    damaged = told.mended + left(told)
+    if not damaged:
+        return "no blob is damaged\n"
+    return f"{damage_and_mending(damaged, told.mended)}, {size(told.fetched)} fetched\n"
+
+
 class View:
     """Ends on stdout, as they come; progress on stderr, or on stdout as JSON. ``watch``: for a verification's."""
 
@@ -65,6 +87,8 @@ class View:
         self._as_json = as_json
         self._next = time.monotonic() + _SHOWN_EVERY
         self.hint: str | None = None
+        self.reason: str | None = None
+        """Of the first blob that was not mended, like ``hint``."""
 
     def hear(self, line: msgspec.Struct) -> None:
         """A line."""
@@ -79,6 +103,7 @@ class View:
                 self._next = time.monotonic() + _SHOWN_EVERY
             case BlobNotMended():
                 self.hint = self.hint or line.hint
+                self.reason = self.reason or line.reason
         if self._as_json:
             sys.stdout.write(events.line(line))
             sys.stdout.flush()

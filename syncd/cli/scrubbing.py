@@ -67,11 +67,13 @@ def scrub(
             (mends if isinstance(line, mending.LINES) else view).hear(line)
 
         told = place.of(session).operate(SCRUB, asked, hear, hint=_GOES_ON)
-    sys.stdout.write(events.line(told) if as_json else _summary(told))
+    sys.stdout.write(events.line(told) if as_json else _summary(told, repair=repair))
+    if told.damages and repair:
+        raise mending.not_mended(len(told.damages), mends, again="scrub --repair")
     if told.damages:
         raise IntegrityError(
             f"{words.count(len(told.damages), 'damaged blob')} in {_looked_at(told)}",
-            hint=mends.hint or "'syncd scrub --repair' mends it, and fetches only what is damaged or missing",
+            hint="'syncd scrub --repair' mends it, and fetches only what is damaged or missing",
         )
 
 
@@ -88,11 +90,20 @@ def _looked_at(told: Scrubbed) -> str:
     return f"{words.count(told.models, 'model')}, {words.count(told.blobs, 'blob')}, {size(told.size)}"
 
 
-def _summary(told: Scrubbed) -> str:
+def _found(told: Scrubbed, *, repair: bool) -> str:
+    if not told.damaged:
+        return "every byte is right"
+    if repair or told.mended >= told.damaged:  # a daemon mends by itself, and may be done by now
+        return mending.damage_and_mending(told.damaged, told.mended)
+    mended = f", {told.mended} of them mended by now" if told.mended else ""
+    return f"{words.count(told.damaged, 'blob')} damaged{mended}"
+
+
+def _summary(told: Scrubbed, *, repair: bool) -> str:
     rate = f" ({size(told.size / told.seconds)}/s)" if told.seconds > 0 and not told.resumed else ""
-    right = "every byte is right" if not told.damaged else f"{words.count(told.damaged, 'blob')} damaged"
+    found = _found(told, repair=repair)
     lines = [
-        f"{_looked_at(told)}: {right}, {words.took(told.seconds)}{rate}{' after going on' if told.resumed else ''}\n"
+        f"{_looked_at(told)}: {found}, {words.took(told.seconds)}{rate}{' after going on' if told.resumed else ''}\n"
     ]
     if not told.direct:
         lines.append(

@@ -103,6 +103,7 @@ def _scrub(found: ScrubInfo | None, now: float) -> list[Row]:
         parts.append("interrupted: the next one goes on there")
     if last := found.last:
         came = f"{words.count(last.damaged, 'blob')} damaged" if last.damaged else "every byte right"
+        came += ", and none is now" if last.damaged and not found.damaged else ""
         parts.append(f"last {words.ago(now - _seconds(last.ended))}: {words.count(last.blobs, 'blob')}, {came}")
         parts += [f"{words.count(last.buffered, 'blob')} read through the page cache"] if last.buffered else []
     if found.next and found.now is None:

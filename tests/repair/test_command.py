@@ -41,7 +41,9 @@ def test_it_mends_and_says_what_it_fetched(rotten: ModelHandle, tmp_path: Path) 
 
     assert done.returncode == 0, done.stderr
     assert f"{rotten.name}: {rotten.weights}: mended" in done.stdout
+    assert "1 blob was damaged and is mended, " in done.stdout
     assert assert_store_whole(store) == {rotten.name: rotten.digest}
+    assert "no blob is damaged" in syncd(store, "verify", "--repair").stdout
     assert syncd(store, "verify", rotten.name, "--repair").returncode == 0
 
 
@@ -64,6 +66,8 @@ def test_what_cannot_be_mended_is_an_error_of_integrity(
 
     assert done.returncode == 6
     assert "cannot be mended" in done.stdout
+    assert "1 blob was damaged and could not be mended" in done.stdout
+    assert f"error: 1 blob could not be mended: {rotten.weights}: " in done.stderr
     assert "backup" in done.stderr
     assert assert_store_whole(tmp_path / "models") == {}
 
@@ -75,7 +79,16 @@ def test_a_scrub_mends_what_it_finds(rotten: ModelHandle, tmp_path: Path) -> Non
 
     assert done.returncode == 0, done.stderr
     assert f"{rotten.name}: {rotten.weights}: mended" in done.stdout
+    assert "1 blob was damaged and is mended, " in done.stdout
     assert assert_store_whole(store) == {rotten.name: rotten.digest}
+    assert "1 blob damaged, and none is now" in syncd(store, "status").stdout
+
+
+def test_the_last_line_of_a_scrub_as_json_counts_what_is_mended(rotten: ModelHandle, tmp_path: Path) -> None:
+    done = syncd(tmp_path / "models", "scrub", "--repair", "--json", rotten.name)
+
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert (ended["damaged"], ended["mended"], ended["damages"]) == (1, 1, [])
 
 
 def test_a_scrub_that_cannot_mend_says_so(rotten: ModelHandle, registry: ScriptedRegistry, tmp_path: Path) -> None:
@@ -85,3 +98,6 @@ def test_a_scrub_that_cannot_mend_says_so(rotten: ModelHandle, registry: Scripte
 
     assert done.returncode == 6
     assert f"{rotten.weights}: not mended" in done.stdout
+    assert "1 blob was damaged and could not be mended, " in done.stdout
+    assert "error: 1 blob could not be mended: " in done.stderr
+    assert "hint: " in done.stderr

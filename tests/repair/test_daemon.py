@@ -148,7 +148,7 @@ def test_a_daemon_that_is_not_to_repair_waits_for_the_command(registry: Scripted
         mended = daemon.command("verify", "--repair")
 
         assert mended.returncode == 0, mended.stderr
-        assert "1 blob mended" in mended.stdout
+        assert "1 blob was damaged and is mended" in mended.stdout
         assert assert_store_whole(daemon.store) == {mistral.name: mistral.digest}
         eventually(lambda: daemon.status()["repairs"] == [])
 

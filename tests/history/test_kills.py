@@ -15,6 +15,8 @@ from tests.support.registry import ScriptedRegistry
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 
+_AS_BYTES_ARRIVE = {"pwritev", "pwritev2"}  # how many pieces a blob comes in, the network decides anew in every run
+
 
 class Rollbacks:
     """A scene whose template has pulled the new version, and has lost the weights of the old one."""
@@ -70,6 +72,7 @@ def test_a_kill_at_any_call_of_a_rollback_leaves_one_version_whole_and_the_next_
     clean = rollbacks.traced(rollbacks.store())
     assert clean.done, clean.result
     seen: set[tuple[str, str | None]] = set()
+    kills = 0
     for at, call in enumerate(clean.calls):
         store = rollbacks.store()
         kind = call.name
@@ -77,14 +80,18 @@ def test_a_kill_at_any_call_of_a_rollback_leaves_one_version_whole_and_the_next_
 
         ending = rollbacks.traced(store, "-e", f"inject={kind}:signal=KILL:when={number}")
 
-        assert ending.killed, (kind, number, ending.result)
+        kills += ending.killed
+        # In fewer pieces than the traced one: then it is done.
+        assert ending.killed or (kind in _AS_BYTES_ARRIVE and ending.done), (kind, number, ending.result)
         now, pinned = rollbacks.visible(store), held(store, scene.new.name)
         seen.add((now, pinned))
         assert (now, pinned) in {(new, None), (new, old), (old, old)}, "it is never back without being pinned"
+        assert ending.killed or (now, pinned) == (old, old)
         if now == new or list((store / ".syncd" / "leases").iterdir()):
             assert rollbacks.traced(store).done, "the same command ends it"
         assert (rollbacks.visible(store), held(store, scene.new.name)) == (old, old)
         assert unreferenced_blobs(store) <= set(scene.new.blobs)
+    assert kills > len(clean.calls) / 2
     assert {(new, None), (old, old)} <= seen, "kills came before and after it was back"
 
 

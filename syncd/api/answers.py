@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
-from syncd.api import v1
 from syncd.api.events import Failed, failed
+from syncd.api.failures import http_status
 from syncd.errors import ExitCode, InvalidDigestError, InvalidNameError, SyncdError
 from syncd.text import printable
 
@@ -74,7 +74,7 @@ def one_text(error: Failed) -> str:
 
 def status_of(error: SyncdError) -> int:
     """The status of an answer that is nothing but this error."""
-    return error.status if isinstance(error, RefusedError) else v1.http_status(error)
+    return error.status if isinstance(error, RefusedError) else http_status(error)
 
 
 def refusal(request: web.Request, error: SyncdError, *, open_to_strangers: bool) -> web.Response:

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from syncd.aio import in_thread, only_error
-from syncd.api import catalogue, events, v1
+from syncd.api import catalogue, events, pulls, v1
 from syncd.api.answers import RefusedError, answer, line, told
 from syncd.api.connections import Limits
 from syncd.api.events import Failed
@@ -93,11 +93,11 @@ class Control:
 
     async def jobs(self, _request: web.Request) -> web.Response:
         """Those that run, then those that ended lately."""
-        return answer(v1.Jobs(tuple(v1.job_info(job.view) for job in self._service.board.jobs())))
+        return answer(v1.Jobs(tuple(pulls.job_info(job.view) for job in self._service.board.jobs())))
 
     async def job(self, request: web.Request) -> web.Response:
         """One of them."""
-        return answer(v1.job_info(self._service.board.find(request.match_info["id"]).view))
+        return answer(pulls.job_info(self._service.board.find(request.match_info["id"]).view))
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
         """How one of them goes on."""
@@ -120,7 +120,7 @@ class Control:
             raise NotFoundError(f"no pull of {asked.name} is running", hint="'syncd status' shows what runs")
         by = (await peer(request)).words
         stopped = [job for job in found if board.cancel(job, by=by)]
-        return answer(v1.Cancelled(tuple(v1.job_info(job.view) for job in stopped)))
+        return answer(v1.Cancelled(tuple(pulls.job_info(job.view) for job in stopped)))
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a model."""
@@ -177,12 +177,12 @@ class Control:
 
         async def tell(stream: Stream) -> None:
             view = job.view
-            await stream.send(line(v1.Attached(view.id, str(view.reference), view.asked_by, fresh)))
+            await stream.send(line(pulls.Attached(view.id, str(view.reference), view.asked_by, fresh)))
             view = await follow(job, lambda moment: send(stream, moment))
             self._moments.pop(view.id, None)
             await stream.send(line(self._end(view)))
 
-        farewell = line(v1.PullFailed(self._told(_STOPPING, str(job.view.reference.name)), "cancelled"))
+        farewell = line(pulls.PullFailed(self._told(_STOPPING, str(job.view.reference.name)), "cancelled"))
         return await self._streams.run(request, tell, farewell=farewell)
 
     def _moment(self, view: JobView) -> bytes:
@@ -191,16 +191,16 @@ class Control:
             return b""
         revision, made = self._moments.get(view.id, (-1, b""))
         if revision != view.revision:
-            update = v1.update(view.progress)
+            update = pulls.update(view.progress)
             if self._door.open_to_strangers:
                 update = msgspec.structs.replace(update, trouble=None)
             made = line(update)
             self._moments[view.id] = (view.revision, made)
         return made
 
-    def _end(self, view: JobView) -> v1.PullEnded | v1.PullFailed:
-        end = v1.end(view)
-        if isinstance(end, v1.PullFailed) and view.error is not None:
+    def _end(self, view: JobView) -> pulls.PullEnded | pulls.PullFailed:
+        end = pulls.end(view)
+        if isinstance(end, pulls.PullFailed) and view.error is not None:
             return msgspec.structs.replace(end, error=self._told(view.error, end.error.name))
         return end
 

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from syncd.aio import in_thread
-from syncd.api import v1
+from syncd.api import pulls
 from syncd.api.catalogue import rfc3339
 from syncd.api.operation import Desk, Operation, Tell
 from syncd.errors import BusyError
@@ -48,7 +48,9 @@ async def _rollback(desk: Desk, asked: RollbackRequest, tell: Tell) -> RolledBac
         return _told(planned, fetched=0, current=planned.current == planned.digest, dry_run=True)
     try:
         async with desk.pulling() as means:
-            ended = await roll_back(planned, means, f"a rollback by {desk.by}", lambda moment: tell(v1.update(moment)))
+            ended = await roll_back(
+                planned, means, f"a rollback by {desk.by}", lambda moment: tell(pulls.update(moment))
+            )
     finally:
         desk.changed(planned.name)
     return _told(planned, fetched=ended.fetched_bytes, current=ended.current, dry_run=False)
@@ -85,9 +87,9 @@ def _told(planned: RollbackPlan, *, fetched: int, current: bool, dry_run: bool) 
 ROLLBACK = Operation(
     path="rollback",
     asked=RollbackRequest,
-    lines={"update": v1.PullUpdate},
+    lines={"update": pulls.PullUpdate},
     ended=("rolled_back", RolledBack),
     run=_rollback,
     writes=lambda asked: not asked.dry_run,
-    moments=(v1.PullUpdate,),
+    moments=(pulls.PullUpdate,),
 )

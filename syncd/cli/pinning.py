@@ -8,7 +8,7 @@ from typing import Literal
 import click
 import msgspec
 
-from syncd.api import events, v1
+from syncd.api import events, pulls
 from syncd.api.pins import PIN, UNPIN, PinLine, PinRequest, UnpinLine, UnpinRequest
 from syncd.api.rollback import ROLLBACK, RollbackRequest, RolledBack
 from syncd.cli import logs, pins_file, place, words
@@ -63,8 +63,8 @@ def rollback(context: click.Context, name: str, digest: str | None, *, dry_run: 
     with view_for(quiet=False, as_json=as_json) as view:
 
         def tell(line: msgspec.Struct) -> None:
-            if isinstance(line, v1.PullUpdate):
-                view.show(v1.progress(line))
+            if isinstance(line, pulls.PullUpdate):
+                view.show(pulls.progress(line))
 
         told = place.of(session).operate(ROLLBACK, asked, tell, hint="run the same command to go on where it stopped")
     sys.stdout.write(events.line(told) if as_json else _rolled_back(told))

@@ -18,6 +18,7 @@ import msgspec
 
 from syncd.api import v1
 from syncd.api.events import Failed
+from syncd.api.failures import error_of
 from syncd.cli.place import refused
 from syncd.errors import ConfigurationError, SyncdError
 from syncd.text import printable
@@ -169,7 +170,7 @@ def failure(path: Path, target: str, status: int, content: bytes) -> SyncdError:
         told = msgspec.json.decode(content, type=Failed)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return SyncdError(f"what listens at {path} answered {target} with HTTP status {status}", hint=_OTHER)
-    return v1.error_of(told)
+    return error_of(told)
 
 
 def decoded(path: Path, content: bytes, kind: type[T]) -> T:

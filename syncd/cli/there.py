@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from syncd.api import v1
+from syncd.api import pulls, v1
 from syncd.api.catalogue import Listing, Shown
 from syncd.api.events import Failed, FaultFound, Removed, Verified, Verifying
+from syncd.api.failures import error_of
 from syncd.cli.place import Limits, Watch
 from syncd.cli.remote import WORK_SECONDS, Client, DaemonGoneError, greet, owns, unintelligible
 from syncd.cli.render import PullView
@@ -54,7 +55,7 @@ class There:
         async with following(self.client.path, f"/syncd/v1/{operation.path}", asked, kinds) as lines:
             async for line in lines:
                 if isinstance(line, Failed):
-                    raise v1.error_of(line)
+                    raise error_of(line)
                 if isinstance(line, ended):
                     return line
                 tell(line)
@@ -106,7 +107,7 @@ class There:
                     case FaultFound():
                         faults.append(line)
                     case Failed():
-                        raise v1.error_of(line)
+                        raise error_of(line)
                     case Verified():
                         return faults, line
         raise unintelligible(self.client.path)
@@ -149,18 +150,23 @@ class There:
     async def _follow(self, reference: Reference, show: Callable[[PullProgress], None]) -> PullOutcome:
         from syncd.cli.remote_streams import following  # noqa: PLC0415 - see verify
 
-        kinds: Kinds = {"update": v1.PullUpdate, "ended": v1.PullEnded, "failed": v1.PullFailed, "error": Failed}
+        kinds: Kinds = {
+            "update": pulls.PullUpdate,
+            "ended": pulls.PullEnded,
+            "failed": pulls.PullFailed,
+            "error": Failed,
+        }
         async with following(self.client.path, "/syncd/v1/pull", v1.PullRequest(str(reference)), kinds) as lines:
             async for line in lines:
                 match line:
-                    case v1.PullUpdate():
-                        show(self._believed(v1.progress, line))
-                    case v1.PullEnded():
-                        return self._believed(v1.outcome, line)
-                    case v1.PullFailed():
-                        raise v1.error_of(line.error)
+                    case pulls.PullUpdate():
+                        show(self._believed(pulls.progress, line))
+                    case pulls.PullEnded():
+                        return self._believed(pulls.outcome, line)
+                    case pulls.PullFailed():
+                        raise error_of(line.error)
                     case Failed():
-                        raise v1.error_of(line)
+                        raise error_of(line)
         raise unintelligible(self.client.path)
 
     def status(self) -> v1.Status:
@@ -191,7 +197,7 @@ class There:
                     case v1.ReloadEnded():
                         return line
                     case Failed():
-                        raise v1.error_of(line)
+                        raise error_of(line)
         raise unintelligible(self.client.path)
 
     def cancel(self, what: str) -> v1.Cancelled:

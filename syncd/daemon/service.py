@@ -9,7 +9,7 @@ import structlog
 
 from syncd import __version__
 from syncd.aio import in_thread
-from syncd.api import v1
+from syncd.api import pulls, v1
 from syncd.api.catalogue import rfc3339
 from syncd.api.pinned import PinsInfo
 from syncd.daemon.applied import AppliedSettings
@@ -86,7 +86,7 @@ class Daemon:
             store=self._store(),
             models=desired,
             unmanaged=self._unmanaged(),
-            jobs=tuple(v1.job_info(job.view) for job in self.board.jobs()),
+            jobs=tuple(pulls.job_info(job.view) for job in self.board.jobs()),
             rollouts=self.rollouts.status(),
             instances=tuple(instance_info(row) for row in self.fleet.matrix()),
             docker=tuple(printable(fault, limit=400) for fault in self.docker_faults()),

@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from structlog.testing import capture_logs
 
-from syncd.api import catalogue, events, pull_lines, v1, wire
+from syncd.api import catalogue, events, pull_lines, pulls, v1, wire
 from syncd.api.control import control_app
 from syncd.api.guard import UnixDoor
 from syncd.errors import NotFoundError
@@ -51,7 +51,7 @@ _OURS = (
     v1.CancelRequest,
     v1.Jobs,
     v1.Cancelled,
-    v1.Line,
+    pulls.Line,
     v1.Event,
     catalogue.Listing,
     catalogue.Shown,

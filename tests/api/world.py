@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from syncd.aio import in_thread, only_error
-from syncd.api import v1
+from syncd.api import pulls, v1
 from syncd.api.connections import Limits
 from syncd.api.listeners import Listeners, TcpDoor
 from syncd.daemon.loaded import Loaded
@@ -98,7 +98,7 @@ class SmallService:
         store = v1.StoreInfo(
             path=str(self.store.path), models=0, blobs=0, size=0, saved=0, free=0, broken=0, as_of=STARTED
         )
-        jobs = tuple(v1.job_info(job.view) for job in self.board.jobs())
+        jobs = tuple(pulls.job_info(job.view) for job in self.board.jobs())
         return v1.Status(daemon=self.info(), settings=settings, store=store, models=(), unmanaged=(), jobs=jobs)
 
     def pull(self, reference: Reference, *, by: str, insecure: bool = False) -> tuple[Job, bool]:

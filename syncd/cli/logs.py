@@ -16,6 +16,7 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 # sd-daemon(3): syslog's priorities in front of each line.
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
 _MAX_VALUE = 2000  # characters
+_RENDERED_LATER = frozenset({"exc_info", "stack_info"})
 _MAX_TRACEBACK = 20_000
 
 
@@ -92,15 +93,24 @@ def _prefixed(_logger: object, method: str, event: MutableMapping[str, Any]) -> 
 
 
 def _value(value: object) -> str:
-    text = str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return f'"{text}"' if " " in text or "=" in text or not text else text
 
 
 def _escape(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = printable(value, limit=_MAX_VALUE)
+        if key not in _RENDERED_LATER:
+            event[key] = _plain(value)
     return event
+
+
+def _plain(value: object) -> object:
+    """As every way of showing it can: text, a number, None, or a list of these; no other type's own notation."""
+    if value is None or isinstance(value, bool | int | float | Mapping):
+        return value
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one) for one in value]
+    return printable(str(value), limit=_MAX_VALUE)
 
 
 class _Stderr:

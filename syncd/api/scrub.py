@@ -50,7 +50,7 @@ async def _scrub(desk: Desk, asked: ScrubRequest, tell: Tell) -> Scrubbed:
     if asked.repair and result.damages:
         ended = await mend(desk, result.damages, tell)
         result = replace(result, damages=tuple(one.damage for one in ended if one.error is not None))
-    if result.damaged:
+    if result.damaged or names is None:  # of all: the schedule counts from here
         desk.changed(*{name for damage in result.damages for name in damage.models})
     return scrubbed(result, time.monotonic() - started)
 

@@ -78,6 +78,9 @@ class Scrubbing:
             group.create_task(self._follow_settings(), name="settings of scrubs")
             while True:
                 self._woken.clear()
+                await self.book.reread()
+                if self.book.state.due is None and self._wished.every is not None:
+                    await self._plan(anew=True)  # somebody has scrubbed everything
                 if self.book.state.damaged:
                     await self._review()
                 due = self.book.state.due

@@ -96,7 +96,7 @@ class ScrubBook:
         self._drop({str(blob.digest)}, blob.size)
 
     async def finish(self, underway: Underway, *, models: int, progress: ScrubProgress) -> Finished:
-        """It has come to its end."""
+        """It has come to its end. One of everything counts as the last one, whoever wanted it: the next is not due."""
         ended = Finished(
             begun=underway.begun,
             ended=self._clock(),
@@ -108,7 +108,7 @@ class ScrubBook:
             damaged=progress.damaged,
         )
         if underway.names is None:
-            self._change(whole=None, last=ended)
+            self._change(whole=None, last=ended, due=None, failure=None)
         else:
             self._change(part=None)
         await self.save()
@@ -127,6 +127,14 @@ class ScrubBook:
         if why != self.state.failure:
             self._change(failure=why)
             await self.save()
+
+    async def reread(self) -> None:
+        """Take over what a process of its own has finished meanwhile, such as a scrub that met a daemon's start."""
+        if self.now is not None:
+            return
+        found = await in_thread(scrubs.load, self._store.state)
+        if found.last is not None and self.now is None and _later(found.last, self.state.last):
+            self.state = found
 
     async def review(self) -> None:
         """Forget damages that are none any more: a pull or a repair has mended the blob, or no model names it."""
@@ -155,6 +163,10 @@ class ScrubBook:
 
     def _change(self, **fields: object) -> None:
         self.state = changed(self.state, **fields)
+
+
+def _later(one: Finished, other: Finished | None) -> bool:
+    return other is None or one.ended > other.ended
 
 
 def damage_of(found: FoundDamage) -> Damage:

@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,10 +17,13 @@ from syncd.daemon.followed import Times
 from syncd.daemon.integrity_settings import ScrubInterval, ScrubSettings
 from syncd.daemon.scrubbing import Scrubbing, next_due
 from syncd.daemon.units import Rate
+from syncd.jobs.scrub import ScrubWish
+from syncd.jobs.scrub_book import ScrubBook
 from syncd.oci.chunks import CHUNK_SIZE
+from syncd.oci.name import ModelName
 from syncd.store.root import Store
 from tests.pull.world import until
-from tests.scrub.world import blob_file, book_of, harm, put
+from tests.scrub.world import blob_file, book_of, harm, put, scrubbed
 from tests.support.daemon import RunningDaemon
 from tests.support.models import synthetic_model
 
@@ -67,15 +71,7 @@ async def test_a_scrub_that_meets_a_bug_is_put_off_and_the_daemon_goes_on(store:
     put(store, synthetic_model(weights_bytes=1 << 20))
     book = book_of(store)
     await book.schedule(1.0)
-    settings = SimpleNamespace(
-        revision=0,
-        current=SimpleNamespace(settings=SimpleNamespace(scrub=ScrubSettings(every=ScrubInterval(_DAY)))),
-        changed=lambda _after: asyncio.Event().wait(),
-    )
-    times = Times(monotonic=lambda: 1 // 0, random=lambda: 0.0)
-    scrubbing = Scrubbing(
-        store, cast("Any", settings), book, Chronicle(time.time), times=times, on_damage=lambda _names: None
-    )
+    scrubbing = _scrubbing(store, book, Times(monotonic=lambda: 1 // 0, random=lambda: 0.0))
 
     service = asyncio.create_task(scrubbing.run())
     await until(lambda: book.state.failure or service.done())
@@ -179,6 +175,82 @@ def test_by_hand_through_the_daemon_it_is_the_daemons_and_shown_in_status(host: 
     assert [one["direct"] for one in lines if one["event"] == "scrubbed"] in ([True], [False])
     assert again.returncode == 6
     assert f"big:1: wrong bytes: {weights}" in shown.stdout
+
+
+def test_a_scrub_of_everything_by_hand_counts_for_the_schedule(host: RunningDaemon) -> None:
+    _filled(host)
+    host.write_settings(_schedule("1 GB/s"))
+    with host:
+        _wait(host, lambda: _scrub(host)["next"] is not None)  # within ten minutes, since there was none yet
+        by_hand = host.command("scrub")
+        _wait(host, lambda: _days_to_next(host) > 6)
+        status = _scrub(host)
+        completed = host.metric("syncd_scrub_last_completed_timestamp_seconds")
+
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert status["last"]["blobs"] > 0
+    assert abs(completed - time.time()) < 300
+
+
+def test_a_scrub_by_hand_between_two_lives_of_the_daemon_counts_as_well(host: RunningDaemon) -> None:
+    _filled(host)
+    host.write_settings(_schedule("1 GB/s"))
+    with host:
+        _due_now(host)
+
+    by_hand = host.command("scrub")
+    with host:
+        _wait(host, lambda: _scrub(host)["next"] is not None)
+        days = _days_to_next(host)
+
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert days > 6
+    assert not host.events("scrub.begun")
+
+
+async def test_a_scrub_by_hand_that_a_daemons_start_met_counts_when_it_has_ended(store: Store) -> None:
+    put(store, synthetic_model(weights_bytes=1 << 20))
+    daemons, commands = book_of(store), book_of(store)
+    await daemons.schedule(time.time() + 60)
+    scrubbing = _scrubbing(store, daemons, Times(wall=time.time, random=lambda: 0.0))
+    service = asyncio.create_task(scrubbing.run())
+    await until(lambda: scrubbing.info().next is not None)
+
+    await scrubbed(store, book=commands)
+    scrubbing.poke()
+    await until(lambda: daemons.state.last)
+
+    assert daemons.state.last == commands.state.last
+    await until(lambda: (daemons.state.due or 0) > time.time() + _DAY / 2)
+    service.cancel()
+    await asyncio.wait((service,))
+
+
+async def test_a_scrub_of_one_model_by_hand_does_not_count(store: Store) -> None:
+    model = synthetic_model(weights_bytes=1 << 20)
+    put(store, model)
+    book = book_of(store)
+    await book.schedule(1000.0)
+
+    await scrubbed(store, ScrubWish((ModelName.parse(model.name),), None), book)
+
+    assert (book.state.last, book.state.due) == (None, 1000.0)
+
+
+def _scrubbing(store: Store, book: ScrubBook, times: Times) -> Scrubbing:
+    settings = SimpleNamespace(
+        revision=0,
+        current=SimpleNamespace(settings=SimpleNamespace(scrub=ScrubSettings(every=ScrubInterval(_DAY)))),
+        changed=lambda _after: asyncio.Event().wait(),
+    )
+    return Scrubbing(
+        store, cast("Any", settings), book, Chronicle(time.time), times=times, on_damage=lambda _names: None
+    )
+
+
+def _days_to_next(host: RunningDaemon) -> float:
+    due = _scrub(host)["next"]
+    return 0.0 if due is None else (datetime.fromisoformat(due).timestamp() - time.time()) / _DAY
 
 
 def _schedule(rate: str) -> str:

@@ -14,8 +14,8 @@ import click
 from syncd.cli.options import CONFIG, STORE, VERBOSE
 from syncd.daemon.loaded import Loaded, load
 from syncd.daemon.places import StoreChoice, choose_store
-from syncd.errors import ConfigurationError
-from syncd.store.owner import become, decide, owner_of_store
+from syncd.errors import ConfigurationError, NotFoundError
+from syncd.store.owner import become, decide, how_to_make, may_make, owner_of_store, service_user
 from syncd.store.root import Store
 from syncd.text import printable
 
@@ -65,11 +65,18 @@ class Session:
         ``create``: make what is missing. ``writes``: say which store this is. Raise ``SyncdError``.
         """
         path = self.choice.path
-        owner = decide(owner_of_store(path), path=path, euid=os.geteuid())
+        its, euid = owner_of_store(path), os.geteuid()
+        owner = decide(its, path=path, euid=euid)
         if owner is not None:
             become(owner)
         settings = self.loaded.settings
-        with Store.open(path, create=create, allow_network_filesystem=settings.allow_network_filesystem) as store:
+        try:
+            opened = Store.open(path, create=create, allow_network_filesystem=settings.allow_network_filesystem)
+        except NotFoundError as error:
+            service = service_user() if self.choice.asked else None
+            hint = how_to_make(its, service, euid=euid, may_write=may_make(path))
+            raise NotFoundError(error.message, hint=hint) from error
+        with opened as store:
             if writes:
                 self.say_where(as_user=owner.name if owner else None)
             for text in store.notices:

@@ -130,11 +130,9 @@ class ScrubBook:
 
     async def reread(self) -> None:
         """Take over what a process of its own has finished meanwhile, such as a scrub that met a daemon's start."""
-        if self.now is not None:
-            return
         found = await in_thread(scrubs.load, self._store.state)
-        if found.last is not None and self.now is None and _later(found.last, self.state.last):
-            self.state = found
+        if self.now is None and found.last is not None and _later(found.last, self.state.last):
+            self.state = found  # unless a scrub has begun here: it has read the same
 
     async def review(self) -> None:
         """Forget damages that are none any more: a pull or a repair has mended the blob, or no model names it."""

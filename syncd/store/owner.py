@@ -10,6 +10,8 @@ from syncd.errors import NotAuthorisedError, NotFoundError
 from syncd.store import layout
 from syncd.store.files import translated
 
+SERVICE_USER = "syncd"
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -51,6 +53,37 @@ def owner_of_store(path: Path) -> Owner | None:
         if stat.S_ISDIR(found.st_mode):
             return Owner(found.st_uid, found.st_gid, name_of(found.st_uid))
     return None
+
+
+def service_user() -> Owner | None:
+    """The user whom the systemd unit runs as (``systemd/sysusers.conf``), where it is installed."""
+    try:
+        entry = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return None
+    return Owner(entry.pw_uid, entry.pw_gid, entry.pw_name)
+
+
+def may_make(path: Path) -> bool:
+    """Whether this process's user could make a folder there, or write in the one that is there."""
+    nearest = next((one for one in (path, *path.parents) if one.exists()), path)
+    return os.access(nearest, os.W_OK | os.X_OK)
+
+
+def how_to_make(owner: Owner | None, service: Owner | None, *, euid: int, may_write: bool) -> str:
+    """The command that makes a store where there is none, such that whoever is to own it does.
+
+    ``owner``: of the folder, if there is one. ``service``: as whom the daemon of this host runs, if that is known.
+    """
+    pull = ", and so does the first 'syncd pull NAME'"
+    if euid == 0:
+        if owner is not None and owner.uid != 0:
+            return f"'syncd init --owner {owner.name}' makes one{pull}"
+        if service is not None:
+            return f"'syncd init --owner {service.name}' makes one for the daemon"
+    elif not may_write:
+        return f"'sudo syncd init --owner {service.name if service else 'USER'}' makes one"
+    return f"'syncd init' makes one{pull}"
 
 
 def decide(owner: Owner | None, *, path: Path, euid: int) -> Owner | None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import signal
 import stat
 import subprocess
@@ -312,6 +313,22 @@ def test_only_root_can_give_a_store_away(open_path: Path) -> None:
     assert refused.returncode == 4
     assert "sudo" in refused.stderr
     assert list(mine.iterdir()) == []
+
+
+@as_root
+def test_the_hint_where_no_store_is_yet_is_the_command_that_makes_one_for_the_folders_owner(open_path: Path) -> None:
+    theirs = open_path / "theirs"  # as systemd-tmpfiles makes it
+    theirs.mkdir()
+    os.chown(theirs, *pwd.getpwnam("nobody")[2:4])
+
+    told = command("status", "--store", str(theirs))
+    hint = re.search(r"'syncd (init[^']*)'", told.stderr)
+    assert hint, told.stderr
+    made = command(*hint[1].split(), "--store", str(theirs))
+
+    assert (told.returncode, made.returncode) == (3, 0), made.stderr
+    assert owners(theirs) == {"nobody"}
+    assert command("status", "--store", str(theirs), user="nobody").returncode == 0
 
 
 @as_root

@@ -33,7 +33,8 @@ from syncd.store.hands import SourceDesk
 from syncd.store.models import StoredModel
 from syncd.store.quarantine import used_bytes
 from syncd.store.root import Store
-from syncd.store.source import Scan, SourceStore
+from syncd.store.source import SourceStore
+from syncd.store.source_scan import Scan
 
 HINT = "run the same command again to go on where it stopped"
 Step = Literal["hash", "quarantine", "adopt", "pull", "verify", "servers"]

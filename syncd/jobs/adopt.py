@@ -23,8 +23,10 @@ from syncd.store.blobs import BlobStatus
 from syncd.store.hands import SourceDesk
 from syncd.store.intake import SpoiltError, Way
 from syncd.store.models import StoredModel
+from syncd.store.mounts import mount_of
 from syncd.store.root import Store
-from syncd.store.source import Forgotten, Scan, SourceBlob, mount_of
+from syncd.store.source import Forgotten
+from syncd.store.source_scan import Scan, SourceBlob
 
 __all__ = ["AdoptMeans", "Adopted", "KeptError", "adopt", "chosen", "sweep"]
 

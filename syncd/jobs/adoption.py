@@ -11,7 +11,7 @@ from syncd.oci.name import ModelName, case_conflict
 from syncd.store.blobs import BlobStatus
 from syncd.store.intake import Way
 from syncd.store.root import Store
-from syncd.store.source import Scan, SourceBlob, SourceManifest
+from syncd.store.source_scan import Scan, SourceBlob, SourceManifest
 
 Chosen = Callable[[int, SourceBlob], Way]
 """How a file of the source with this index would come into the store."""

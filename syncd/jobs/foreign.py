@@ -25,7 +25,7 @@ from syncd.store.hands import SourceDesk
 from syncd.store.hashing import HashingStoppedError
 from syncd.store.intake import Intake, SpoiltError, Way, check_source
 from syncd.store.root import Store
-from syncd.store.source import Scan
+from syncd.store.source_scan import Scan
 from syncd.text import size
 
 log = structlog.get_logger()

@@ -25,7 +25,8 @@ from syncd.store.layout import blob_file
 from syncd.store.locks import Lock
 from syncd.store.models import StoredModel
 from syncd.store.root import Store
-from syncd.store.source import Scan, SourceStore, Stray
+from syncd.store.source import SourceStore
+from syncd.store.source_scan import Scan, Stray
 
 log = structlog.get_logger()
 
@@ -91,7 +92,7 @@ async def survey(
         strays=(*scan.strays, *_old_names(scan)),
         right=right,
         wrong=wrong,
-        replaceable=frozenset(one.path for one in scan.manifests if folder.is_file(one.path)),
+        replaceable=frozenset(one.path for one in scan.manifests if folder.manifests.is_file(one.path)),
     )
 
 

@@ -11,7 +11,7 @@ from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName, Reference
 from syncd.store.blobs import BlobStatus
 from syncd.store.records import Identity
-from syncd.store.source import Scan, SourceManifest, Stray
+from syncd.store.source_scan import Scan, SourceManifest, Stray
 
 
 @dataclass(frozen=True, slots=True)

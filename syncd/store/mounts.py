@@ -1,7 +1,9 @@
-"""Which file system a path lies on, from ``/proc/self/mountinfo`` (proc(5)), and whether other hosts share it."""
+"""Which file system a path lies on, whether other hosts share it, and which mount an open file lies on (proc(5))."""
 
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -37,3 +39,16 @@ def file_system_of(path: Path, mountinfo: Iterable[str]) -> str | None:
 def is_network(kind: str) -> bool:
     """Whether other hosts may share this kind of file system. FUSE counts as such unless it is known to be local."""
     return kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
+
+
+def mount_of(fd: int) -> tuple[int, int]:
+    """The device and the mount that an open file lies on: link(2) works within one mount only (proc(5), fdinfo).
+
+    The mount is -1 where the kernel does not say.
+    """
+    device, mount = os.fstat(fd).st_dev, -1
+    with suppress(OSError, ValueError):
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="utf-8").splitlines():
+            if line.startswith("mnt_id:"):
+                mount = int(line.partition(":")[2])
+    return device, mount

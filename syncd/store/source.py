@@ -7,66 +7,24 @@ Nothing here writes, but for the three that ``adopt --delete-source`` needs: ``h
 import json
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from syncd.errors import NotAuthorisedError, NotFoundError, SyncdError, UsageError
 from syncd.oci.digest import Digest
-from syncd.oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest
+from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store import layout
 from syncd.store.files import Folder, same_file, translated
+from syncd.store.mounts import mount_of
+from syncd.store.source_manifests import SourceManifests, open_below
+from syncd.store.source_scan import PARTIAL, Scan, SourceBlob, SourceManifest, Stray, digest_of, kind_of
 
 _MAX_CONFIG = 1024 * 1024  # bytes of a config that is looked into
 _HOMES = ((), ("models",), (".ollama", "models"))  # where a volume, or a home, has its models folder
-_PARTIAL = "-partial"  # Ollama's: ``sha256-<hex>-partial``, and one ``-partial-<n>`` for the state of each range
-
-
-@dataclass(frozen=True, slots=True)
-class SourceManifest:
-    """A file where Ollama looks for a manifest. ``path``: below ``manifests/``; ``problem``: why it is none, if so.
-
-    ``hosted``: a stub for a model that runs elsewhere (its config names a remote host).
-    """
-
-    path: str
-    name: ModelName | None
-    manifest: Manifest | None
-    problem: str | None = None
-    hosted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SourceBlob:
-    """A regular file that bears a blob's name. ``alone``: it has no other name."""
-
-    file: str
-    size: int
-    alone: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Stray:
-    """What lies among the blobs and is none: a partial download, a temporary file, a link. ``size``: bytes."""
-
-    file: str
-    size: int
-    what: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """All that a source has, its blobs unread. ``mount``: what it lies on (``mount_of``)."""
-
-    path: Path
-    mount: tuple[int, int]
-    manifests: tuple[SourceManifest, ...]
-    blobs: Mapping[Digest, SourceBlob]
-    partial: frozenset[Digest]
-    strays: tuple[Stray, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +47,10 @@ class Forgotten:
 class SourceStore:
     """An opened source; a context manager that gives its descriptors back. Whoever opened it may read all of it."""
 
-    def __init__(self, stack: ExitStack, path: Path, manifests: Folder | None, blobs: Folder) -> None:
+    def __init__(self, stack: ExitStack, path: Path, manifests: SourceManifests, blobs: Folder) -> None:
         self.path = path
         self._stack = stack
-        self._manifests = manifests
+        self.manifests = manifests
         self._blobs = blobs
 
     @classmethod
@@ -108,7 +66,7 @@ class SourceStore:
                     raise NotFoundError(f"{path}: there is no such folder") from error
                 raise
             for home in _HOMES:
-                root = _below(stack, given, home)
+                root = open_below(stack, given, home)
                 if root is None:
                     continue
                 manifests, blobs = root.sub(layout.MANIFESTS), root.sub(layout.BLOBS)
@@ -116,7 +74,7 @@ class SourceStore:
                     if folder is not None:
                         stack.enter_context(folder)
                 if blobs is not None:
-                    source = cls(stack, root.path, manifests, blobs)
+                    source = cls(stack, root.path, SourceManifests(manifests), blobs)
                     source._stack = stack.pop_all()
                     return source
         raise NotFoundError(
@@ -137,7 +95,7 @@ class SourceStore:
 
     def refuse_unless_writable(self) -> None:
         """Raise ``NotAuthorisedError`` if this user could not take anything away here."""
-        for folder in (self._manifests, self._blobs):
+        for folder in (self.manifests.folder, self._blobs):
             if folder is not None and not os.access(".", os.W_OK | os.X_OK, dir_fd=folder.fd, effective_ids=True):
                 raise NotAuthorisedError(
                     f"{folder.path}: this user may delete nothing there",
@@ -165,17 +123,17 @@ class SourceStore:
             found = self._blobs.stat(entry.name)
             if found is None:
                 continue
-            digest = _digest_of(entry.name)
+            digest = digest_of(entry.name)
             if digest is not None and entry.is_file:
                 blobs.setdefault(digest, SourceBlob(entry.name, found.st_size, found.st_nlink == 1))
                 continue
-            if (of := _digest_of(entry.name.partition(_PARTIAL)[0])) is not None and _PARTIAL in entry.name:
+            if (of := digest_of(entry.name.partition(PARTIAL)[0])) is not None and PARTIAL in entry.name:
                 partial.add(of)
-            strays.append(Stray(entry.name, found.st_blocks * 512, _what(found.st_mode, entry.name)))
+            strays.append(Stray(entry.name, found.st_blocks * 512, kind_of(found.st_mode, entry.name)))
         return Scan(
             self.path,
             mount_of(self._blobs.fd),
-            tuple(self._described(path) for path in sorted(self._manifest_paths())),
+            tuple(self._described(path) for path in sorted(self.manifests.paths())),
             blobs,
             frozenset(partial),
             tuple(strays),
@@ -188,34 +146,8 @@ class SourceStore:
             raise NotFoundError(f"{self._blobs.path / file} was removed by somebody else")
         return fd
 
-    def is_file(self, path: str) -> bool:
-        """Whether a regular file lies at ``path`` below ``manifests/``; False where it leads through links."""
-        parts = tuple(path.split("/"))
-        with ExitStack() as stack:
-            try:
-                folder = self._manifests and _below(stack, self._manifests, parts[:-1])
-                found = folder.stat(parts[-1]) if folder else None
-            except SyncdError:
-                return False
-        return found is not None and stat.S_ISREG(found.st_mode)
-
-    def _load(self, path: tuple[str, ...]) -> SourceManifest:
-        below = "/".join(path)
-        name: ModelName | None = None
-        try:
-            if len(path) != 4:  # noqa: PLR2004 - host, namespace, model, tag
-                return SourceManifest(below, None, None, "no folder, but a link or a file")
-            name = ModelName(*path)
-            raw = self._read(path)
-            manifest = Manifest.parse(raw) if raw is not None else None
-        except SyncdError as error:
-            return SourceManifest(below, name, None, error.message)
-        if manifest is None:
-            return SourceManifest(below, name, None, "it was removed while it was being read")
-        return SourceManifest(below, name, manifest)
-
     def _described(self, path: tuple[str, ...]) -> SourceManifest:
-        found = self._load(path)
+        found = self.manifests.load(path)
         hosted = found.manifest is not None and self._is_hosted(found.manifest.config)
         return replace(found, hosted=hosted)
 
@@ -228,16 +160,6 @@ class SourceStore:
         except (SyncdError, ValueError, RecursionError):
             return False
         return isinstance(content, dict) and bool(content.get("remote_host"))
-
-    def _manifest_paths(self) -> Iterator[tuple[str, ...]]:
-        """Below ``manifests/``: every tag, and every link or broken folder above the tags."""
-        if self._manifests is not None:
-            yield from _walk(self._manifests, ())
-
-    def _read(self, path: tuple[str, ...]) -> bytes | None:
-        with ExitStack() as stack:
-            folder = self._manifests and _below(stack, self._manifests, path[:-1])
-            return folder.read_file(path[-1], MAX_MANIFEST_BYTES) if folder else None
 
     # What --delete-source does to it
 
@@ -272,14 +194,14 @@ class SourceStore:
         gone. While one cannot be read, no blob goes: it may name any (``server/images.go PruneLayers``).
         """
         if name is not None:
-            raw = self._read(name.parts)
+            raw = self.manifests.read(name.parts)
             if raw is not None and Digest.of(raw) != digest:
                 return Forgotten(0, f"{name} has been changed since it was read")
-            if raw is not None and self._manifests is not None:
-                _unlink(self._manifests, name.parts)
+            if raw is not None:
+                self.manifests.remove(name.parts)
         named: set[Digest] = set()
-        for path in self._manifest_paths():
-            found = self._load(path)
+        for path in self.manifests.paths():
+            found = self.manifests.load(path)
             if found.manifest is None:
                 return Forgotten(0, f"manifests/{found.path} cannot be read, so all blobs stay: {found.problem}")
             named.update(blob.digest for blob in found.manifest.blobs)
@@ -288,7 +210,7 @@ class SourceStore:
     def _unlink_blobs(self, digests: Collection[Digest]) -> int:
         size = 0
         for entry in self._blobs.list():
-            if entry.is_file and _digest_of(entry.name) in digests:
+            if entry.is_file and digest_of(entry.name) in digests:
                 found = self._blobs.stat(entry.name)
                 self._blobs.unlink(entry.name, missing_ok=True)
                 size += found.st_size if found else 0
@@ -314,80 +236,6 @@ class _Opened:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
-
-
-def mount_of(fd: int) -> tuple[int, int]:
-    """The device and the mount that an open file lies on: link(2) works within one mount only (proc(5), fdinfo).
-
-    The mount is -1 where the kernel does not say.
-    """
-    device, mount = os.fstat(fd).st_dev, -1
-    with suppress(OSError, ValueError):
-        for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="utf-8").splitlines():
-            if line.startswith("mnt_id:"):
-                mount = int(line.partition(":")[2])
-    return device, mount
-
-
-def _below(stack: ExitStack, folder: Folder, path: tuple[str, ...]) -> Folder | None:
-    for part in path:
-        below = folder.sub(part)
-        if below is None:
-            return None
-        folder = stack.enter_context(below)
-    return folder
-
-
-def _walk(folder: Folder, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    for entry in folder.list():
-        here = (*path, entry.name)
-        if len(here) == 4:  # noqa: PLR2004 - host, namespace, model, tag
-            if not entry.is_folder:
-                yield here
-        elif entry.is_folder:
-            try:
-                below = folder.sub(entry.name)
-            except SyncdError:
-                yield here
-                continue
-            if below is not None:
-                with below:
-                    yield from _walk(below, here)
-        elif not entry.is_file:
-            yield here  # Ollama follows links here, and finds models behind them
-
-
-def _unlink(manifests: Folder, path: tuple[str, ...]) -> None:
-    """Remove a tag, and the folders that it leaves empty."""
-    with ExitStack() as stack:
-        folders = [manifests]
-        for part in path[:-1]:
-            below = folders[-1].sub(part)
-            if below is None:
-                return
-            folders.append(stack.enter_context(below))
-        folders[-1].unlink(path[-1], missing_ok=True)
-        folders[-1].fsync()
-        while len(folders) > 1:
-            name = folders.pop().path.name
-            if not folders[-1].rmdir(name):
-                return
-            folders[-1].fsync()
-
-
-def _digest_of(file: str) -> Digest | None:
-    """Old releases of Ollama named blobs with a colon (``server/fixblobs.go``)."""
-    return layout.digest_of_file(file.replace("sha256:", "sha256-", 1))
-
-
-def _what(mode: int, file: str) -> str:
-    if stat.S_ISLNK(mode):
-        return "symbolic link"
-    if stat.S_ISDIR(mode):
-        return "folder"
-    if not stat.S_ISREG(mode):
-        return "no regular file"
-    return "partial download" if _PARTIAL in file else "no blob"
 
 
 def _not_readable(path: Path) -> NotAuthorisedError:

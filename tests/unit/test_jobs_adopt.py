@@ -18,7 +18,7 @@ from syncd.oci.name import ModelName
 from syncd.store.blobs import BlobStatus
 from syncd.store.hashing import HashingStoppedError, hash_file
 from syncd.store.intake import Way
-from syncd.store.source import Scan, SourceBlob, SourceManifest
+from syncd.store.source_scan import Scan, SourceBlob, SourceManifest
 
 MISTRAL = ModelName.parse("mistral:7b")
 

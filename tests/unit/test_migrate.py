@@ -23,7 +23,7 @@ from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName, Reference
 from syncd.store.intake import Way
 from syncd.store.records import Identity
-from syncd.store.source import Scan, SourceBlob, SourceManifest, Stray
+from syncd.store.source_scan import Scan, SourceBlob, SourceManifest, Stray
 from tests.support.models import Model, model_from
 
 ONE = model_from("one:1b", [("model", b"weights of one"), ("template", b"shared")])

@@ -17,8 +17,10 @@ from syncd.errors import BusyError, NotAuthorisedError, NotFoundError, SyncdErro
 from syncd.jobs.export import ExportStoppedError
 from syncd.oci import image_layout
 from syncd.store import archive
-from syncd.store.files import Folder, error_of, fsync_file, same_file, translated
+from syncd.store.descriptors import same_file
+from syncd.store.files import Folder, fsync_file
 from syncd.store.locks import try_lock
+from syncd.store.os_errors import error_of, translated
 from syncd.store.owner import decide, owner_of_store
 
 _PARTIAL = ".partial"

@@ -17,7 +17,7 @@ from pathlib import Path
 from syncd.errors import SyncdError
 from syncd.oci.chunks import BLAKE3_BYTES, CHUNK_SIZE, chunk_bounds, chunk_count
 from syncd.oci.manifest import Descriptor
-from syncd.store.files import error_of
+from syncd.store.os_errors import error_of
 
 _MAGIC = b"syncdj1\n"
 _HEADER = struct.Struct(f">{len(_MAGIC)}s32sQQI")

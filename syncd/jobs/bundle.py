@@ -27,7 +27,9 @@ from syncd.oci.manifest import MAX_MANIFEST_BYTES, Manifest
 from syncd.oci.name import ModelName
 from syncd.store.archive import ArchiveError, Member, members
 from syncd.store.copying import read_exactly
-from syncd.store.files import Folder, error_of, read_all, translated
+from syncd.store.descriptors import read_all
+from syncd.store.files import Folder
+from syncd.store.os_errors import error_of, translated
 from syncd.store.reading import FileCursor
 
 STDIN = Path("standard input")

@@ -22,9 +22,9 @@ from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store.check import Verdict
 from syncd.store.direct import BLOCK_BYTES, DirectReader
-from syncd.store.files import NotAFileError
 from syncd.store.layout import BLOBS, blob_file, digest_of_file
 from syncd.store.models import StoredModel
+from syncd.store.os_errors import NotAFileError
 from syncd.store.root import Store
 from syncd.store.scrutiny import Scrutiny
 

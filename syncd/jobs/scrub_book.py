@@ -15,7 +15,7 @@ from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store import scrubs
 from syncd.store.blobs import BlobStatus
-from syncd.store.files import NotAFileError
+from syncd.store.os_errors import NotAFileError
 from syncd.store.root import Store
 from syncd.store.scrubs import Finished, FoundDamage, ScrubState, Underway
 

@@ -12,10 +12,10 @@ from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store.check import BlobCheck, Verdict
-from syncd.store.files import NotAFileError
 from syncd.store.layout import BLOBS, blob_file
 from syncd.store.locks import Lock
 from syncd.store.models import BrokenModel, StoredModel
+from syncd.store.os_errors import NotAFileError
 from syncd.store.root import Store
 
 _SLICE_BYTES = 32 * 1024 * 1024  # a third of a second on a slow disk: a cancellation waits for one slice

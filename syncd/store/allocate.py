@@ -8,7 +8,7 @@ import errno
 import os
 from pathlib import Path
 
-from syncd.store.files import error_of, translated
+from syncd.store.os_errors import error_of, translated
 
 
 def allocate(fd: int, size: int, path: Path) -> bool:

@@ -14,9 +14,11 @@ from syncd.oci.manifest import Descriptor
 from syncd.store import layout
 from syncd.store.allocate import allocate
 from syncd.store.check import BlobCheck, Passed, Verdict
+from syncd.store.descriptors import same_file
 from syncd.store.direct import DirectReader
-from syncd.store.files import Folder, NotAFileError, fsync_file, same_file, translated
+from syncd.store.files import Folder, fsync_file
 from syncd.store.locks import Locks
+from syncd.store.os_errors import NotAFileError, translated
 from syncd.store.partial import Partial
 from syncd.store.records import Identity, Record, Records
 from syncd.store.remains import Remains

@@ -11,7 +11,7 @@ import blake3
 from syncd.oci.chunks import CHUNK_SIZE, ChunkMap
 from syncd.oci.digest import Hasher
 from syncd.oci.manifest import Descriptor
-from syncd.store.files import translated
+from syncd.store.os_errors import translated
 from syncd.store.records import Identity
 
 READ_BYTES = 1024 * 1024

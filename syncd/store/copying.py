@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 from syncd.errors import IntegrityError
-from syncd.store.files import error_of, write_all
+from syncd.store.descriptors import write_all
+from syncd.store.os_errors import error_of
 
 NO_CLONE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM})
 BAD_MEDIUM = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})

@@ -1,63 +1,27 @@
 """Folders by descriptor, and the only fsync, rename and link of syncd. No symbolic link is followed below a store.
 
-Every ``OSError`` leaves this module as a ``SyncdError`` that names the path and has its cause chained. A failed fsync
-is never tried again: the kernel has marked the pages clean by then, and a second one would report success.
+Every ``OSError`` leaves this module as a ``SyncdError`` that names the path and has its cause chained (``os_errors``).
+A failed fsync is never tried again: the kernel has marked the pages clean by then, and a second one would report
+success.
 """
 
 import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from syncd.errors import NoSpaceError, NotAuthorisedError, StoreError, SyncdError
+from syncd.errors import StoreError, SyncdError
 from syncd.store import layout
+from syncd.store.descriptors import read_all, same_file, write_all
+from syncd.store.os_errors import NotAFileError, error_of, error_of_file, translated
 
-_IOV_MAX = 1024  # UIO_MAXIOV, linux/uio.h
 _READ = os.O_RDONLY
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO planted in the store must not hang whoever opens it
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class NotAFileError(StoreError):
-    """A link, a FIFO, a device or a folder where a regular file should be."""
-
-
-def error_of(error: OSError, path: Path) -> SyncdError:
-    """What an ``OSError`` at ``path`` means to a user."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return NoSpaceError(f"{path}: {reason}", hint="free some space or raise the quota, then run it again")
-        case errno.EROFS:
-            return StoreError(f"{path} cannot be changed", hint="its file system is mounted read-only")
-        case errno.EACCES | errno.EPERM:
-            return NotAuthorisedError(
-                f"{path}: {reason}",
-                hint="run it as the store's owner or with sudo; 'sudo syncd init --owner USER' takes a store over",
-            )
-        case errno.ELOOP | errno.EISDIR:
-            what = "folder" if error.errno == errno.EISDIR else "symbolic link"
-            return NotAFileError(f"{path}: a {what} where a file should be", hint=f"remove the {what}")
-        case errno.EXDEV:
-            return StoreError(
-                f"{path} lies on another mount than the rest of the store",
-                hint="the store's manifests/, blobs/ and .syncd/ must lie under one mount: mount their parent",
-            )
-    return StoreError(f"{path}: {reason}")
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` from inside into a ``SyncdError`` that names ``path``."""
-    try:
-        yield
-    except OSError as error:
-        raise error_of(error, path) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +132,7 @@ class Folder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._named(name, error) from error
+            raise error_of_file(error, self.path / name) from error
         try:
             found = os.fstat(fd)
         except OSError as error:
@@ -248,7 +212,7 @@ class Folder:
                 self._link(name, to, to_name)
             except FileExistsError:
                 mine, theirs = self.stat(name), to.stat(to_name)
-                if mine and theirs and (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino):
+                if mine and same_file(mine, theirs):
                     return
                 temporary = layout.temporary_file(new_token())
                 self._link(name, through, temporary)
@@ -321,49 +285,10 @@ class Folder:
             raise
         self.fsync()
 
-    def _named(self, name: str, error: OSError) -> SyncdError:
-        path = self.path / name
-        if error.errno == errno.ELOOP:
-            return NotAFileError(f"{path}: a symbolic link where a file should be", hint="remove the link")
-        if error.errno in {errno.EISDIR, errno.ENXIO}:
-            return NotAFileError(f"{path} is no regular file", hint="remove it: nothing of syncd's lies there")
-        return error_of(error, path)
-
 
 def new_token() -> str:
     """A name that nobody else picks: for uniqueness only, no decision hangs on it."""
     return secrets.token_hex(8)
-
-
-def same_file(one: os.stat_result, other: os.stat_result | None) -> bool:
-    """Whether both are the same file, under whatever names."""
-    return other is not None and (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
-
-
-def read_all(fd: int, limit: int, path: Path) -> bytes:
-    """The whole content; ``StoreError`` if that is more than ``limit`` bytes."""
-    parts: list[bytes] = []
-    size = 0
-    with translated(path):
-        while part := os.pread(fd, min(1 << 20, limit + 1 - size), size):
-            parts.append(part)
-            size += len(part)
-            if size > limit:
-                raise StoreError(f"{path} is larger than {limit} bytes: that is not what belongs there")
-    return b"".join(parts)
-
-
-def write_all(fd: int, parts: Iterable[bytes | memoryview], offset: int, path: Path) -> None:
-    """Write all parts behind each other from ``offset`` on, however short the single writes turn out."""
-    rest = [memoryview(part).cast("B") for part in parts if len(part)]
-    with translated(path):
-        while rest:
-            written = os.pwritev(fd, rest[:_IOV_MAX], offset)
-            offset += written
-            while rest and written >= len(rest[0]):
-                written -= len(rest.pop(0))
-            if written:
-                rest[0] = rest[0][written:]
 
 
 def fsync_file(fd: int, path: Path, *, mode: int) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from syncd.errors import SyncdError
 from syncd.store import layout
 from syncd.store.allocate import allocate
-from syncd.store.files import Folder, new_token, write_all
+from syncd.store.descriptors import write_all
+from syncd.store.files import Folder, new_token
 from syncd.store.locks import try_lock
 from syncd.store.mounts import file_system_of, is_network
 

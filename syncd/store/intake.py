@@ -17,8 +17,10 @@ from syncd.oci.manifest import Descriptor
 from syncd.store import layout
 from syncd.store.blobs import BlobStore
 from syncd.store.copying import BAD_MEDIUM, NO_CLONE, SpoiltError, copy_range, read_exactly
-from syncd.store.files import Folder, error_of, same_file, translated
+from syncd.store.descriptors import same_file
+from syncd.store.files import Folder
 from syncd.store.hashing import Hashed, hash_file
+from syncd.store.os_errors import error_of, translated
 from syncd.store.partial import Partial
 
 __all__ = ["Intake", "Intakes", "SpoiltError", "Way", "check_source"]

@@ -18,8 +18,10 @@ from syncd.errors import InvalidManifestError, InvalidNameError, StoreError, Syn
 from syncd.oci.manifest import MAX_MANIFEST_BYTES, Manifest
 from syncd.oci.name import ModelName
 from syncd.store import layout
-from syncd.store.files import Folder, fsync_file, new_token, read_all, translated, write_all
+from syncd.store.descriptors import read_all, write_all
+from syncd.store.files import Folder, fsync_file, new_token
 from syncd.store.locks import Lock, try_lock
+from syncd.store.os_errors import translated
 
 LEASE_SECONDS = 7 * 24 * 3600.0
 """How long a lease whose holder died keeps its blobs, from its last ``touch`` on, unless the settings say otherwise."""

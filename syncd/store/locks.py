@@ -15,7 +15,9 @@ from syncd.errors import BusyError, StoreError
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
 from syncd.store import layout
-from syncd.store.files import Folder, translated, write_all
+from syncd.store.descriptors import write_all
+from syncd.store.files import Folder
+from syncd.store.os_errors import translated
 
 POLL_SECONDS = 0.1
 _MAX_HOLDER = 4096  # bytes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from syncd.errors import NotAuthorisedError, NotFoundError
 from syncd.store import layout
-from syncd.store.files import translated
+from syncd.store.os_errors import translated
 
 SERVICE_USER = "syncd"
 

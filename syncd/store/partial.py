@@ -7,7 +7,9 @@ from typing import Self
 from syncd.errors import StoreError
 from syncd.oci.manifest import Descriptor
 from syncd.store import layout
-from syncd.store.files import Folder, fdatasync_file, translated, write_all
+from syncd.store.descriptors import write_all
+from syncd.store.files import Folder, fdatasync_file
+from syncd.store.os_errors import translated
 from syncd.store.remains import Remains
 
 

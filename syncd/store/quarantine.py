@@ -9,9 +9,11 @@ from pathlib import Path
 
 from syncd.oci.digest import Digest
 from syncd.store import layout
-from syncd.store.files import Folder, new_token, same_file, translated
+from syncd.store.descriptors import same_file
+from syncd.store.files import Folder, new_token
 from syncd.store.locks import Lock
 from syncd.store.models import ModelStore
+from syncd.store.os_errors import translated
 from syncd.store.records import Identity, Records
 
 _MAX_NAME = 200  # characters of a name that are kept: with its token it must not be longer than a name may be

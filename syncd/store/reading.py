@@ -7,7 +7,7 @@ from pathlib import Path
 
 from syncd.store.archive import ArchiveError
 from syncd.store.copying import read_exactly
-from syncd.store.files import translated
+from syncd.store.os_errors import translated
 
 _PART = 1024 * 1024  # bytes
 _PATIENCE = 200  # milliseconds between two looks at whether it was cancelled

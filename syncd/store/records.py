@@ -17,7 +17,8 @@ from syncd.oci.chunks import BLAKE3_BYTES, ChunkMap, chunk_count
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import MAX_BLOB_BYTES, Descriptor
 from syncd.store import layout
-from syncd.store.files import Folder, new_token, write_all
+from syncd.store.descriptors import write_all
+from syncd.store.files import Folder, new_token
 
 _CONDEMNED = -(1 << 62)  # ns; no file has this mtime, so that a condemned file is never taken for a verified one
 _MAX_BYTES = 1024 + 4 * BLAKE3_BYTES * (MAX_BLOB_BYTES // (16 << 20)) // 2

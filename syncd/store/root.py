@@ -9,13 +9,15 @@ from typing import Self
 from syncd.errors import ConfigurationError, NotAuthorisedError, NotFoundError
 from syncd.store import layout
 from syncd.store.blobs import BlobStore
-from syncd.store.files import Folder, new_token, same_file, translated, write_all
+from syncd.store.descriptors import same_file, write_all
+from syncd.store.files import Folder, new_token
 from syncd.store.holds import Holds
 from syncd.store.intake import Intakes
 from syncd.store.leases import Leases
 from syncd.store.locks import Locks
 from syncd.store.models import ModelStore
 from syncd.store.mounts import file_system_of, is_network
+from syncd.store.os_errors import translated
 from syncd.store.owner import name_of
 from syncd.store.quarantine import Quarantine
 from syncd.store.records import Records

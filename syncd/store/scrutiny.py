@@ -14,7 +14,7 @@ from syncd.oci.manifest import Descriptor
 from syncd.store.check import Verdict
 from syncd.store.copying import BAD_MEDIUM
 from syncd.store.direct import BLOCK_BYTES, DirectFile, DirectReader
-from syncd.store.files import translated
+from syncd.store.os_errors import translated
 from syncd.store.records import Identity, Record
 
 _BAD_MEDIUM = BAD_MEDIUM | {errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO}

@@ -18,8 +18,10 @@ from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store import layout
-from syncd.store.files import Folder, same_file, translated
+from syncd.store.descriptors import same_file
+from syncd.store.files import Folder
 from syncd.store.mounts import mount_of
+from syncd.store.os_errors import translated
 from syncd.store.source_manifests import SourceManifests, open_below
 from syncd.store.source_scan import PARTIAL, Scan, SourceBlob, SourceManifest, Stray, digest_of, kind_of
 

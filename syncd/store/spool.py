@@ -14,8 +14,10 @@ from syncd.store import layout
 from syncd.store.allocate import allocate
 from syncd.store.blobs import BlobStore
 from syncd.store.copying import read_exactly
-from syncd.store.files import Folder, error_of, translated, write_all
+from syncd.store.descriptors import write_all
+from syncd.store.files import Folder
 from syncd.store.hashing import Hashed, hash_file
+from syncd.store.os_errors import error_of, translated
 from syncd.store.partial import Partial
 
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT})

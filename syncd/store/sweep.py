@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from syncd.errors import SyncdError
 from syncd.oci.digest import Digest
 from syncd.store import layout
-from syncd.store.files import Folder, new_token, same_file, translated
+from syncd.store.descriptors import same_file
+from syncd.store.files import Folder, new_token
+from syncd.store.os_errors import translated
 
 _OLLAMAS_PARTIAL = "-partial"  # ollama server/download.go: "<blob>-partial" and "<blob>-partial-<n>"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from syncd.errors import NotAuthorisedError, StoreError
 from syncd.store import layout
-from syncd.store.files import Folder, translated
+from syncd.store.files import Folder
+from syncd.store.os_errors import translated
 from syncd.store.owner import Owner, name_of
 from syncd.store.root import Store, check_version, make_folders
 

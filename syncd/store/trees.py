@@ -17,7 +17,8 @@ from syncd.oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest
 from syncd.oci.name import ModelName
 from syncd.store import layout
 from syncd.store.check import BlobCheck
-from syncd.store.files import Folder, new_token, translated
+from syncd.store.files import Folder, new_token
+from syncd.store.os_errors import translated
 
 _DEPTH = 4  # host, namespace, model, tag
 _WRITABLE_BY_OTHERS = 0o022

@@ -12,7 +12,7 @@ from syncd.errors import NoSpaceError, StoreError
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.oci.manifest import Descriptor
 from syncd.store.blobs import BlobStatus, VerificationStoppedError
-from syncd.store.files import NotAFileError
+from syncd.store.os_errors import NotAFileError
 from syncd.store.root import Store
 from tests.unit.store_world import age, blob_path, chunks_of, commit, descriptor, python
 

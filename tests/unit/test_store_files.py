@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from syncd.errors import NoSpaceError, NotAuthorisedError, StoreError
 from syncd.store.allocate import allocate
-from syncd.store.files import Folder, NotAFileError, write_all
+from syncd.store.descriptors import write_all
+from syncd.store.files import Folder
+from syncd.store.os_errors import NotAFileError
 from tests.unit.store_world import python
 
 MIB = 1 << 20

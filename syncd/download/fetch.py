@@ -17,7 +17,8 @@ from syncd.oci.chunks import ChunkMap, chunk_bounds
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
-from syncd.store.blobs import BlobStore, Partial
+from syncd.store.blobs import BlobStore
+from syncd.store.partial import Partial
 
 
 class Fetcher:
@@ -45,7 +46,7 @@ class Fetcher:
 
         If a damaged file lies under its name, what is right of that does not cross the network again.
         """
-        partial = blobs.stage(blob)
+        partial = blobs.partials.stage(blob)
         try:
             partial.remains = blobs.remains(blob)
         except BaseException:

@@ -20,7 +20,7 @@ from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.registry.client import RangeBody, RangeUnsupportedError
 from syncd.registry.raw import RawBody
-from syncd.store.blobs import Partial
+from syncd.store.partial import Partial
 
 BATCH = 2 * 1024 * 1024  # bytes that a connection collects before it writes
 _SYNC_EVERY = 256 * 1024 * 1024  # bytes between two fdatasyncs on the way

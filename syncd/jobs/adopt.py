@@ -126,8 +126,8 @@ def give_room_back(store: Store, manifest: Manifest) -> None:
         lock = store.locks.try_digest(blob.digest)
         if lock is not None:
             with lock:
-                if store.blobs.read_journal(blob.digest) is None:
-                    store.blobs.discard(blob.digest)
+                if store.blobs.partials.read_journal(blob.digest) is None:
+                    store.blobs.partials.discard(blob.digest)
 
 
 def _forget(sources: Iterable[int], name: ModelName, manifest: Manifest, means: AdoptMeans) -> list[Forgotten]:

@@ -17,9 +17,10 @@ from syncd.oci.chunks import ChunkMap
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName
-from syncd.store.blobs import BlobStatus, BlobStore, Partial
+from syncd.store.blobs import BlobStatus, BlobStore
 from syncd.store.leases import Lease
 from syncd.store.locks import Lock
+from syncd.store.partial import Partial
 from syncd.store.root import Store
 from syncd.text import size
 
@@ -183,7 +184,7 @@ class PullBlobs:
             raise
 
     def _check_free_space(self, absent: Iterable[Descriptor]) -> None:
-        needed = sum(max(0, blob.size - self._store.blobs.reserved(blob.digest)) for blob in absent)
+        needed = sum(max(0, blob.size - self._store.blobs.partials.reserved(blob.digest)) for blob in absent)
         free = self._store.free_bytes()
         if needed and needed + self._floor > free:
             raise NoSpaceError(
@@ -199,16 +200,17 @@ class PullBlobs:
         with lock:
             if self._store.blobs.status(blob) is not BlobStatus.ABSENT:
                 return  # another pull has brought it in since we looked
-            with self._store.blobs.stage(blob) as partial:
+            with self._store.blobs.partials.stage(blob) as partial:
                 if partial.fresh:
                     fresh.append(blob)
 
     def _unreserve(self, blob: Descriptor) -> None:
         lock = self._store.locks.try_digest(blob.digest)
         if lock is not None:
+            partials = self._store.blobs.partials
             with lock:
-                if self._store.blobs.read_journal(blob.digest) is None:  # else another pull has begun to fill it
-                    self._store.blobs.discard(blob.digest)
+                if partials.read_journal(blob.digest) is None:  # else another pull has begun to fill it
+                    partials.discard(blob.digest)
 
     async def _bring_one(self, track: Track, room: asyncio.Semaphore, lease: Lease) -> None:
         async with room:
@@ -266,5 +268,5 @@ class PullBlobs:
         if await in_thread(self._store.blobs.status, track.blob) is BlobStatus.STORED:
             track.stored()
         else:
-            journal = await in_thread(self._store.blobs.read_journal, track.blob.digest)
+            journal = await in_thread(self._store.blobs.partials.read_journal, track.blob.digest)
             track.state, track.done = BlobState.WAITING, claimed_bytes(journal or b"", track.blob)

@@ -20,10 +20,11 @@ from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName, Reference
 from syncd.registry.found import FetchedManifest
-from syncd.store.blobs import BlobStore, Partial, VerificationStoppedError
+from syncd.store.blobs import BlobStore, VerificationStoppedError
 from syncd.store.hands import SourceDesk
 from syncd.store.hashing import HashingStoppedError
 from syncd.store.intake import Intake, SpoiltError, Way, check_source
+from syncd.store.partial import Partial
 from syncd.store.root import Store
 from syncd.store.source_scan import Scan
 from syncd.text import size
@@ -129,7 +130,7 @@ class ForeignSupply:
         source = self._open(candidate, origin)
         try:
             _require_size(source, blob, origin)
-            if claimed_bytes(blobs.read_journal(blob.digest) or b"", blob):
+            if claimed_bytes(blobs.partials.read_journal(blob.digest) or b"", blob):
                 # An unfinished pull has fetched some of it: that is not given up for a file that may be wrong.
                 check_source(blob, source, origin, on_bytes=_unseen, cancelled=_never)
             if candidate.way is Way.LINK:

@@ -22,9 +22,10 @@ from syncd.oci.chunks import ChunkMap
 from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName, Reference
 from syncd.registry.found import FetchedManifest
-from syncd.store.blobs import BlobStore, Partial, VerificationStoppedError
+from syncd.store.blobs import BlobStore, VerificationStoppedError
 from syncd.store.copying import SpoiltError
 from syncd.store.hashing import Hashed, HashingStoppedError, hash_file
+from syncd.store.partial import Partial
 from syncd.store.root import Store
 
 _HINT = "the bundle is damaged: copy it, or make it, once more"
@@ -81,14 +82,14 @@ class LocatedSupply:
     def stage(self, blobs: BlobStore, blob: Descriptor) -> Partial:
         """Open the partial. Raise ``SyncdError`` for a blob that the bundle does not hold."""
         require(blob, self._bundle.size_of(blob.digest), self._origin)
-        if claimed_bytes(blobs.read_journal(blob.digest) or b"", blob):
+        if claimed_bytes(blobs.partials.read_journal(blob.digest) or b"", blob):
             # An unfinished pull has fetched some of it: that is not given up for bytes that may be wrong.
             excerpt = read_at(self._bundle, blob.digest, self._origin)
             try:
                 check(blob, hash_file(excerpt.read, blob.size, on_bytes=_unseen, cancelled=_never), self._origin)
             finally:
                 excerpt.close()
-        return blobs.stage(blob)
+        return blobs.partials.stage(blob)
 
     def blob(self, name: ModelName, partial: Partial) -> Bringing:  # noqa: ARG002 - the protocol's
         """What takes it."""
@@ -111,7 +112,7 @@ class ReceivedSupply:
         """Open the partial. Raise ``SyncdError`` for a blob that did not come."""
         require(blob, self._received.size_of(blob.digest), self._origin)
         spooled = self._received.spooled(blob.digest)
-        return blobs.stage(blob) if spooled is None else self._store.spool.partial(blob, spooled)
+        return blobs.partials.stage(blob) if spooled is None else self._store.spool.partial(blob, spooled)
 
     def blob(self, name: ModelName, partial: Partial) -> Bringing:  # noqa: ARG002 - the protocol's
         """What takes it."""

@@ -75,4 +75,4 @@ def _discard(store: Store, damage: Damage) -> None:
     lock = store.locks.try_digest(damage.blob.digest)
     if lock is not None:
         with lock:
-            store.blobs.discard(damage.blob.digest)
+            store.blobs.partials.discard(damage.blob.digest)

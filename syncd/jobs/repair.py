@@ -23,10 +23,11 @@ from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName
 from syncd.registry.answers import BareNotFoundError
-from syncd.store.blobs import BlobStatus, BlobStore, Partial
+from syncd.store.blobs import BlobStatus, BlobStore
 from syncd.store.layout import blob_file
 from syncd.store.leases import Lease
 from syncd.store.models import StoredModel
+from syncd.store.partial import Partial
 from syncd.store.remains import learn, open_elsewhere
 from syncd.store.root import Store
 

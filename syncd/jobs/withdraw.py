@@ -110,7 +110,7 @@ def _take_blob(store: Store, blob: Descriptor) -> bool:
     record = store.records.get(blob.digest)
     if any(_is_stored(store, replace(blob, size=size)) for size in {blob.size, record.chunks.size if record else 0}):
         return False
-    store.blobs.discard(blob.digest)  # what was copied of it for a repair that is not to be
+    store.blobs.partials.discard(blob.digest)  # what was copied of it for a repair that is not to be
     return store.quarantine.take_damaged(blob.digest)
 
 

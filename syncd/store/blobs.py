@@ -12,7 +12,6 @@ from syncd.oci.chunks import ChunkMap
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
 from syncd.store import layout
-from syncd.store.allocate import allocate
 from syncd.store.check import BlobCheck, Passed, Verdict
 from syncd.store.descriptors import same_file
 from syncd.store.direct import DirectReader
@@ -20,14 +19,12 @@ from syncd.store.files import Folder, fsync_file
 from syncd.store.locks import Locks
 from syncd.store.os_errors import NotAFileError, translated
 from syncd.store.partial import Partial
+from syncd.store.partials import Partials
 from syncd.store.records import Identity, Record, Records
 from syncd.store.remains import Remains
 from syncd.store.scrutiny import Scrutiny
 
-__all__ = ["BlobStatus", "BlobStore", "Partial", "VerificationStoppedError"]
-
 _STEP_BYTES = 16 * 1024 * 1024
-_MAX_JOURNAL = 1 << 30
 
 
 class BlobStatus(StrEnum):
@@ -51,6 +48,7 @@ class BlobStore:
         self._staging = staging
         self._records = records
         self._locks = locks
+        self.partials = Partials(staging, keep)
         self.renewing: Callable[[Digest], AbstractContextManager[None]] = _unheard
         """Entered, in a thread, while a file takes the place of one that was there before under the same digest."""
 
@@ -77,11 +75,6 @@ class BlobStore:
             if found and found.st_size == blob.size and not (record and record.condemns(found)):
                 return BlobStatus.UNVERIFIED, visible is not None
         return BlobStatus.ABSENT, visible is not None
-
-    def reserved(self, digest: Digest) -> int:
-        """Bytes of disk that its partial holds already; 0 if there is none."""
-        found = self._staging.stat(layout.partial_file(digest))
-        return found.st_blocks * 512 if found else 0
 
     # What somebody else left, and what time may have done to it
 
@@ -214,7 +207,7 @@ class BlobStore:
                 self._keep.fsync()
         finally:
             os.close(fd)
-        self._unstage(blob.digest)
+        self.partials.discard(blob.digest)
 
     def refresh_freed(self, blobs: Iterable[Descriptor]) -> None:
         """Start the hour of grace of blobs that are about to lose a reference, as far as that is possible."""
@@ -225,34 +218,7 @@ class BlobStore:
             with lock, suppress(SyncdError):
                 self.refresh(blob)
 
-    # What is being fetched
-
-    def stage(self, blob: Descriptor) -> Partial:
-        """Open the blob's partial, or make one of its full size. ``NoSpaceError``: no room; nothing is taken."""
-        file = layout.partial_file(blob.digest)
-        fd = self._reopen(blob)
-        if fd is not None:
-            allocated = os.fstat(fd).st_blocks * 512 >= blob.size
-            return Partial(blob, fd, self._staging, fresh=False, preallocated=allocated)
-        # A journal without its partial speaks of bytes that are gone.
-        self._staging.unlink(layout.journal_file(blob.digest), missing_ok=True)
-        fd = self._staging.create_file(file)
-        try:
-            preallocated = allocate(fd, blob.size, self._staging.path / file)
-        except BaseException:
-            os.close(fd)
-            self._staging.unlink(file, missing_ok=True)
-            raise
-        return Partial(blob, fd, self._staging, fresh=True, preallocated=preallocated)
-
-    def discard(self, digest: Digest) -> None:
-        """Throw away its partial and journal, if there are any, and give their space back."""
-        self._staging.unlink(layout.journal_file(digest), missing_ok=True)
-        self._staging.unlink(layout.partial_file(digest), missing_ok=True)
-
-    def read_journal(self, digest: Digest) -> bytes | None:
-        """The journal of its partial as it is now, for those who watch another process fetch; None if there is none."""
-        return self._staging.read_file(layout.journal_file(digest), _MAX_JOURNAL)
+    # What was fetched
 
     def commit(self, partial: Partial, chunks: ChunkMap) -> None:
         """Make a verified partial the blob (design section 3, "Publish", step 3), in the order that a crash asks for.
@@ -265,7 +231,7 @@ class BlobStore:
             verified = os.fstat(partial.fd)
         if not same_file(verified, self._staging.stat(staged)) or verified.st_size != partial.blob.size:
             raise StoreError(f"{partial.path} was replaced or cut while it was being fetched", hint="run it again")
-        self._settle(partial)
+        partial.settle()
         with translated(partial.path):
             # Taken before anybody else can open the file: what is written into it later must not be vouched for.
             identity = Identity.of(os.fstat(partial.fd))
@@ -287,39 +253,6 @@ class BlobStore:
             with suppress(SyncdError):
                 self._keep.unlink(file, missing_ok=True)
             raise
-
-    def _settle(self, partial: Partial) -> None:
-        try:
-            with translated(partial.path):
-                os.utime(partial.fd)
-            fsync_file(partial.fd, partial.path, mode=layout.BLOB_MODE)
-        except SyncdError:
-            with suppress(SyncdError):
-                partial.discard()
-            raise
-
-    def _reopen(self, blob: Descriptor) -> int | None:
-        """A read-write descriptor of an earlier run's partial, if it can be written into."""
-        file = layout.partial_file(blob.digest)
-        fd = self._staging.open_file(file)
-        if fd is None:
-            return None
-        try:
-            with translated(self._staging.path / file):
-                if os.fstat(fd).st_nlink > 1 and same_file(
-                    os.fstat(fd), self._keep.stat(layout.blob_file(blob.digest))
-                ):
-                    # Killed in mid-commit. A blob under keep/ that is right has been found by status() and verify().
-                    self._keep.unlink(layout.blob_file(blob.digest))
-                found = os.fstat(fd)
-                if found.st_nlink > 1 or found.st_size != blob.size:
-                    # The file of a published blob is never written into; a partial of another size is half made.
-                    self._staging.unlink(file)
-                    return None
-                os.fchmod(fd, layout.OWN_FILE_MODE)  # 0444 already, if it was killed in mid-commit
-        finally:
-            os.close(fd)
-        return self._staging.open_file(file, os.O_RDWR)
 
     # Steps of the above
 
@@ -364,13 +297,8 @@ class BlobStore:
             return False
         self._records.put(Record(check.blob.digest, check.before, check.chunks()))
         # A partial of it, which a killed commit left, may be this very file: nobody may write into it again.
-        self._unstage(check.blob.digest)
+        self.partials.discard(check.blob.digest)
         return True
-
-    def _unstage(self, digest: Digest) -> None:
-        """Remove what the fetch of a blob that is stored left, where a crash came before its last step."""
-        self._staging.unlink(layout.journal_file(digest), missing_ok=True)
-        self._staging.unlink(layout.partial_file(digest), missing_ok=True)
 
 
 def _unheard(_digest: Digest) -> AbstractContextManager[None]:

@@ -140,7 +140,7 @@ class Intakes:
                 raise SpoiltError(f"{origin} has {os.fstat(source).st_size} bytes, not {blob.size}")
         fd = os.dup(source)
         try:
-            self._blobs.discard(blob.digest)
+            self._blobs.partials.discard(blob.digest)
             # Not by its path, under which another file may lie by now. AT_EMPTY_PATH is for root alone.
             os.link(f"/proc/self/fd/{source}", name, dst_dir_fd=self._staging.fd, follow_symlinks=True)
         except OSError:
@@ -155,7 +155,7 @@ class Intakes:
         """A partial that shares the blocks of ``source`` (``reflink``, where that works) or gets a copy of them."""
         if reflink and (made := self._reflinked(blob, source, origin)) is not None:
             return made
-        staged = self._blobs.stage(blob)
+        staged = self._blobs.partials.stage(blob)
         try:
             fd = os.dup(staged.fd)
         finally:
@@ -172,7 +172,7 @@ class Intakes:
         )
 
     def _reflinked(self, blob: Descriptor, source: int, origin: Path) -> Intake | None:
-        self._blobs.discard(blob.digest)
+        self._blobs.partials.discard(blob.digest)
         name = layout.partial_file(blob.digest)
         fd = self._staging.create_file(name)
         try:

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Self
 
-from syncd.errors import StoreError
+from syncd.errors import StoreError, SyncdError
 from syncd.oci.manifest import Descriptor
 from syncd.store import layout
 from syncd.store.descriptors import write_all
-from syncd.store.files import Folder, fdatasync_file
+from syncd.store.files import Folder, fdatasync_file, fsync_file
 from syncd.store.os_errors import translated
 from syncd.store.remains import Remains
 
@@ -67,6 +68,17 @@ class Partial:
             fdatasync_file(fd, self.path)
         except BaseException:
             self._poisoned = True
+            raise
+
+    def settle(self) -> None:
+        """Make it durable, as a blob is: its time, its mode, its bytes. A failure throws it away."""
+        try:
+            with translated(self.path):
+                os.utime(self.fd)
+            fsync_file(self.fd, self.path, mode=layout.BLOB_MODE)
+        except SyncdError:
+            with suppress(SyncdError):
+                self.discard()
             raise
 
     def drop_cache(self) -> None:

@@ -74,7 +74,7 @@ class Spool:
         """Give it its name in ``staging/``; what lay there goes. The caller holds the digest's lock."""
         if spooled.digest != blob.digest or spooled.chunks.size != blob.size:
             raise ValueError(f"another blob than {blob.digest}")
-        self._blobs.discard(blob.digest)
+        self._blobs.partials.discard(blob.digest)
         fd = os.dup(spooled.fd)
         try:
             with translated(self._staging.path / layout.partial_file(blob.digest)):

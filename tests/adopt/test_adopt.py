@@ -158,7 +158,7 @@ async def test_an_unfinished_pulls_bytes_survive_a_corrupt_source(
 ) -> None:
     manifest = Manifest.parse(mistral.manifest)
     blob = manifest.weights[0]
-    with store.blobs.stage(blob) as partial:
+    with store.blobs.partials.stage(blob) as partial:
         journal = Journal(partial.open_journal(), blob)
         journal.read()
         journal.claim(0, bytes(32))
@@ -167,7 +167,7 @@ async def test_an_unfinished_pulls_bytes_survive_a_corrupt_source(
 
     await adopted(store, source, delete=delete)
 
-    assert claimed_bytes(store.blobs.read_journal(blob.digest) or b"", blob) == blob.size
+    assert claimed_bytes(store.blobs.partials.read_journal(blob.digest) or b"", blob) == blob.size
 
 
 def _link(path: Path) -> None:

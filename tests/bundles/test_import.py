@@ -381,7 +381,7 @@ def test_a_partial_of_a_pull_is_not_given_up_for_bytes_that_are_wrong(host: Stor
     weights = os.urandom(CHUNK_SIZE + 1000)
     model = small_with(weights)
     blob = Descriptor("a/b", Digest.parse(model.weights), len(weights))
-    with host.blobs.stage(blob) as partial:
+    with host.blobs.partials.stage(blob) as partial:
         partial.write((weights[:CHUNK_SIZE],), 0)
         journal = Journal(partial.open_journal(), blob)
         journal.read()

@@ -87,7 +87,7 @@ def _fill(path: Path) -> None:
         blob_path(store, descriptor(b"only kept")).unlink()
         for folder in ("blobs", ".syncd/keep"):
             blob_path(store, descriptor(b"only recorded"), folder).unlink()
-        with store.blobs.stage(descriptor(b"half")) as partial:
+        with store.blobs.partials.stage(descriptor(b"half")) as partial:
             os.close(partial.open_journal())
         held = store.locks.try_references(shared=True)
         assert held is not None

@@ -86,7 +86,8 @@ async def test_a_reservation_that_fails_halfway_gives_back_what_it_took(
             taken.append(fill(small_disk))
 
     with Store.open(path, create=True) as store:
-        store.blobs = ActingAfter(store.blobs, "stage", take_the_rest)  # type: ignore[assignment] - it is one, and acts
+        partials = ActingAfter(store.blobs.partials, "stage", take_the_rest)
+        store.blobs.partials = partials  # type: ignore[assignment] - they are, and act
         async with means(store) as everything:
             with pytest.raises(NoSpaceError) as refused:
                 await pull(Reference.parse(two_chunks.name), everything, lambda _: None)

@@ -21,7 +21,7 @@ from syncd.oci.chunks import CHUNK_SIZE
 from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import Reference
 from syncd.store import layout
-from syncd.store.blobs import Partial
+from syncd.store.partial import Partial
 from syncd.store.root import Store
 from tests.pull.world import (
     QUICK,
@@ -629,7 +629,7 @@ async def test_a_segment_is_handed_on_only_when_the_old_connections_last_write_h
     large = registry.add(synthetic_model(weights_bytes=3 * CHUNK_SIZE))
     registry.stall(5 * MIB + 300_000, digest=large.weights, times=1)
     blob = next(one for one in Manifest.parse(large.manifest).blobs if str(one.digest) == large.weights)
-    with Store.open(store_path, create=True) as store, store.blobs.stage(blob) as partial:
+    with Store.open(store_path, create=True) as store, store.blobs.partials.stage(blob) as partial:
         watched = Watched(partial)
         async with means(
             store, settings=replace(QUICK, connections=3, stall_timeout=0.3, max_rate=THROUGH_THE_LOOP)

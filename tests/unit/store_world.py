@@ -36,7 +36,7 @@ def chunks_of(content: bytes) -> ChunkMap:
 
 def commit(store: Store, content: bytes) -> Descriptor:
     blob = descriptor(content)
-    with store.blobs.stage(blob) as partial:
+    with store.blobs.partials.stage(blob) as partial:
         partial.write((content,), 0)
         store.blobs.commit(partial, chunks_of(content))
     return blob

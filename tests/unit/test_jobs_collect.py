@@ -191,7 +191,7 @@ async def test_what_a_killed_collection_left_in_the_trash_goes(store: Store) -> 
 
 
 async def test_partials_that_no_lease_keeps_go_after_an_hour_unless_somebody_holds_them(store: Store) -> None:
-    with store.blobs.stage(descriptor(WEIGHTS)) as partial:
+    with store.blobs.partials.stage(descriptor(WEIGHTS)) as partial:
         os.close(partial.open_journal())
     staging = store.path / ".syncd" / "staging"
 
@@ -295,7 +295,7 @@ def test_a_blob_in_the_plan_is_one_whose_file_it_is(store: Store, tmp_path: Path
 
 async def test_expiring_takes_what_an_old_pull_left_and_no_blob(store: Store) -> None:
     commit(store, CONFIG)  # nobody names it: a collection would take it
-    with store.blobs.stage(descriptor(WEIGHTS)):
+    with store.blobs.partials.stage(descriptor(WEIGHTS)):
         pass
 
     assert (await collect.expire(store, now=later(60))).staged == ()
@@ -307,7 +307,7 @@ async def test_expiring_takes_what_an_old_pull_left_and_no_blob(store: Store) ->
 
 
 async def test_what_an_interrupted_pull_left_expires_beside_a_broken_manifest_too(store: Store) -> None:
-    with store.blobs.stage(descriptor(WEIGHTS)):
+    with store.blobs.partials.stage(descriptor(WEIGHTS)):
         pass
     stray = store.path / "manifests" / "host" / "namespace" / "model" / ".DS_Store"
     stray.parent.mkdir(parents=True)
@@ -364,7 +364,7 @@ async def test_what_a_server_has_loaded_by_the_lease_of_a_dead_pull_stays(store:
 
 async def test_while_a_server_has_loaded_what_nobody_knows_every_blob_stays_and_leftovers_go(store: Store) -> None:
     commit(store, b"orphan")
-    with store.blobs.stage(descriptor(WEIGHTS)):
+    with store.blobs.partials.stage(descriptor(WEIGHTS)):
         pass
 
     taken = await collect.collect(

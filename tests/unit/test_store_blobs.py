@@ -70,14 +70,14 @@ def test_an_empty_blob_is_a_blob(store: Store) -> None:
 
 
 def test_a_partial_has_its_full_size_and_is_found_again(store: Store) -> None:
-    with store.blobs.stage(BLOB) as partial:
+    with store.blobs.partials.stage(BLOB) as partial:
         assert partial.fresh
         partial.write((CONTENT[:3], memoryview(CONTENT)[3:10]), 0)
         partial.sync()
         partial.drop_cache()
-    assert store.blobs.reserved(BLOB.digest) >= (BLOB.size if partial.preallocated else 0)
+    assert store.blobs.partials.reserved(BLOB.digest) >= (BLOB.size if partial.preallocated else 0)
 
-    with store.blobs.stage(BLOB) as again:
+    with store.blobs.partials.stage(BLOB) as again:
         assert not again.fresh
         buffer = memoryview(bytearray(10))
         assert again.read_into(buffer, 0) == 10
@@ -86,18 +86,18 @@ def test_a_partial_has_its_full_size_and_is_found_again(store: Store) -> None:
 
 
 def test_bytes_beyond_a_partials_size_are_refused(store: Store) -> None:
-    with store.blobs.stage(BLOB) as partial, pytest.raises(ValueError, match="do not fit"):
+    with store.blobs.partials.stage(BLOB) as partial, pytest.raises(ValueError, match="do not fit"):
         partial.write((b"xx",), BLOB.size - 1)
 
 
 def test_a_fresh_partial_has_no_journal_of_an_older_one(store: Store) -> None:
-    with store.blobs.stage(BLOB) as partial:
+    with store.blobs.partials.stage(BLOB) as partial:
         fd = partial.open_journal()
         os.write(fd, b"claims")
         os.close(fd)
     (store.path / ".syncd" / "staging" / f"sha256-{BLOB.digest.hex}.partial").unlink()
 
-    with store.blobs.stage(BLOB) as again:
+    with store.blobs.partials.stage(BLOB) as again:
         assert again.fresh
         fd = again.open_journal()
         assert os.fstat(fd).st_size == 0
@@ -105,20 +105,20 @@ def test_a_fresh_partial_has_no_journal_of_an_older_one(store: Store) -> None:
 
 
 def test_a_discarded_partial_leaves_nothing(store: Store) -> None:
-    partial = store.blobs.stage(BLOB)
+    partial = store.blobs.partials.stage(BLOB)
     os.close(partial.open_journal())
 
     partial.discard()
 
     assert staged(store) == []
-    assert store.blobs.reserved(BLOB.digest) == 0
+    assert store.blobs.partials.reserved(BLOB.digest) == 0
 
 
 def test_a_half_made_partial_is_made_anew(store: Store) -> None:
     path = store.path / ".syncd" / "staging" / f"sha256-{BLOB.digest.hex}.partial"
     path.write_bytes(b"half")
 
-    with store.blobs.stage(BLOB) as partial:
+    with store.blobs.partials.stage(BLOB) as partial:
         assert partial.fresh
         assert path.stat().st_size == BLOB.size
 
@@ -130,13 +130,13 @@ def test_what_is_planted_in_staging_is_refused(store: Store, tmp_path: Path, pla
     _plant(path, plant, tmp_path)
 
     with pytest.raises(StoreError, match="partial"):
-        store.blobs.stage(BLOB)
+        store.blobs.partials.stage(BLOB)
     assert not (tmp_path / "elsewhere").read_bytes()
 
 
 def test_a_partial_that_was_swapped_is_not_published(store: Store) -> None:
     path = store.path / ".syncd" / "staging" / f"sha256-{BLOB.digest.hex}.partial"
-    with store.blobs.stage(BLOB) as partial:
+    with store.blobs.partials.stage(BLOB) as partial:
         partial.write((CONTENT,), 0)
         path.unlink()
         path.write_bytes(b"x" * BLOB.size)
@@ -323,7 +323,7 @@ def test_a_fresh_mtime_does_not_make_an_unverified_blob_stored(store: Store) -> 
 
 
 def test_a_commit_that_was_killed_before_its_rename_is_not_fetched_again(store: Store) -> None:
-    with store.blobs.stage(BLOB) as partial:
+    with store.blobs.partials.stage(BLOB) as partial:
         partial.write((CONTENT,), 0)
         os.fchmod(partial.fd, 0o444)
         os.link(partial.path, kept(store))
@@ -339,7 +339,7 @@ def test_the_file_of_a_published_blob_is_never_opened_as_a_partial(store: Store)
     commit(store, CONTENT)
     os.link(blob_path(store, BLOB), store.path / ".syncd" / "staging" / f"sha256-{BLOB.digest.hex}.partial")
 
-    with store.blobs.stage(BLOB) as partial:
+    with store.blobs.partials.stage(BLOB) as partial:
         assert partial.fresh
         partial.write((b"other",), 0)
 
@@ -383,14 +383,14 @@ def test_names_whose_fsync_failed_are_taken_back_and_the_bytes_stay(store: Store
 
     assert staged(store) == [f"sha256-{BLOB.digest.hex}.partial"]
     assert store.blobs.status(BLOB) is BlobStatus.ABSENT
-    with store.blobs.stage(BLOB) as partial:
+    with store.blobs.partials.stage(BLOB) as partial:
         assert not partial.fresh
         store.blobs.commit(partial, chunks_of(CONTENT))
     assert store.blobs.status(BLOB) is BlobStatus.STORED
 
 
 def test_after_a_failed_sync_nothing_of_a_partial_counts(store: Store) -> None:
-    with store.blobs.stage(BLOB) as partial:
+    with store.blobs.partials.stage(BLOB) as partial:
         fd = partial.fd
         saved = os.dup(fd)
         reader, writer = os.pipe()
@@ -426,7 +426,7 @@ def test_a_blob_that_does_not_fit_takes_nothing(small_store: Store) -> None:
     free = small_store.free_bytes()
 
     with pytest.raises(NoSpaceError, match="No space left"):
-        small_store.blobs.stage(Descriptor("a/b", BLOB.digest, 8 << 20))
+        small_store.blobs.partials.stage(Descriptor("a/b", BLOB.digest, 8 << 20))
 
     assert small_store.free_bytes() == free
     assert staged(small_store) == []

@@ -113,6 +113,10 @@ class Seen:
         target = pin or self.expected
         return target is None or self.digest == target
 
+    def lost(self, pin: Digest | None) -> bool:
+        """Whether what syncd published here is damaged or gone, and no longer on the disk to be put back."""
+        return self.expected is not None and not (self.intact(pin) or self.older or self.restorable)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:

@@ -322,7 +322,26 @@ async def test_blobs_whose_bytes_are_gone_are_pulled_again(
             (store_path / folder / blob_file(mistral.weights)).unlink()
 
         await world.until(lambda: found(world) == {mistral.name: mistral.digest})
+        await world.until(lambda: world.told("model.restored"))
     assert {request.digest for request in registry.blob_requests()} == {mistral.weights}
+
+
+async def test_a_model_of_which_nothing_is_left_counts_as_put_back_once_it_is_fetched_again(
+    mistral: ModelHandle, store_path: Path
+) -> None:
+    async with daemon(store_path, model(mistral.name)) as world:
+        await world.becomes(mistral.name, "published")
+        await world.quiet()
+        assert not world.told("model.restored")
+
+        for folder in ("manifests", "blobs", ".syncd/keep"):
+            for file in [path for path in (store_path / folder).rglob("*") if path.is_file()]:
+                file.unlink()
+
+        await world.until(lambda: world.told("model.restored"))
+        await world.until(lambda: found(world) == {mistral.name: mistral.digest})
+        await world.quiet()
+        assert len(world.told("model.restored")) == 1
 
 
 async def test_bytes_that_turn_out_wrong_are_pulled_again(

@@ -12,7 +12,7 @@ from benchmarks.figures import MIB, Goal, Section, size_text
 from benchmarks.registries import docker_registry, reference
 from benchmarks.world import BenchmarkError, Model, World
 from syncd.download.journal import claimed_bytes
-from syncd.download.transfer import FetchSettings
+from syncd.download.means import FetchSettings
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor

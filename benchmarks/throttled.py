@@ -7,7 +7,7 @@ from benchmarks import cold
 from benchmarks.figures import MB, Goal, Section, size_text
 from benchmarks.registries import nginx, paced, reference
 from benchmarks.world import Model, World
-from syncd.download.transfer import FetchSettings
+from syncd.download.means import FetchSettings
 
 _RATE = 20 * MB
 _SHARE = 0.95

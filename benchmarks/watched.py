@@ -18,7 +18,7 @@ from typing import cast
 
 from syncd.cli import logs, running
 from syncd.download.fetch import Fetcher
-from syncd.download.transfer import BlobSource, FetchSettings
+from syncd.download.means import BlobSource, FetchSettings
 from syncd.jobs.pull import PullMeans, pull
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName, Reference

@@ -10,7 +10,7 @@ from syncd.daemon.access import Access
 from syncd.daemon.loaded import Loaded
 from syncd.daemon.rules import policy_of
 from syncd.download.fetch import Fetcher
-from syncd.download.transfer import FetchSettings
+from syncd.download.means import FetchSettings
 from syncd.jobs.known import KnownManifests
 from syncd.jobs.pull import BeforePublish, PullMeans
 from syncd.registry.client import RegistryClient

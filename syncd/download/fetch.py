@@ -8,10 +8,12 @@ from functools import partial
 from syncd.aio import in_thread, in_thread_stoppable, only_error
 from syncd.download.counters import Counters, Step
 from syncd.download.journal import Journal
+from syncd.download.means import BlobSource, FetchSettings, Means
 from syncd.download.pace import Clock, Random, RateLimit
 from syncd.download.prefix import chunk_blake3
+from syncd.download.receive import OneStreamError
 from syncd.download.salvage import salvage
-from syncd.download.transfer import BlobSource, FetchSettings, Means, OneStreamError, Transfer
+from syncd.download.transfer import Transfer
 from syncd.errors import IntegrityError, NotFoundError, SyncdError
 from syncd.oci.chunks import ChunkMap, chunk_bounds
 from syncd.oci.digest import Digest

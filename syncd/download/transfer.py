@@ -1,71 +1,28 @@
 """One attempt at one blob: connections that take segments, a hash that follows them, a watch over both."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
-from syncd.aio import in_thread, in_thread_stoppable
+from syncd.aio import in_thread
 from syncd.download.counters import Counters
-from syncd.download.pace import Clock, Connection, Random, RateLimit, Siblings, delay
+from syncd.download.failures import Failures
+from syncd.download.means import Means
+from syncd.download.pace import Connection, Siblings
 from syncd.download.plan import ByteRange, RangeQueue, missing, window
 from syncd.download.prefix import PrefixHash
-from syncd.download.pump import Write, pump
+from syncd.download.receive import OneStreamError, Receiver
 from syncd.download.segment import ChunkLog, Chunks, Segment
+from syncd.download.stream import WholeStream
 from syncd.errors import RegistryUnavailableError, SyncdError
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.oci.digest import Digest
-from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
-from syncd.registry.client import RangeBody, RangeUnsupportedError
-from syncd.registry.raw import RawBody
+from syncd.registry.client import RangeUnsupportedError
 from syncd.store.partial import Partial
 
-BATCH = 2 * 1024 * 1024  # bytes that a connection collects before it writes
 _SYNC_EVERY = 256 * 1024 * 1024  # bytes between two fdatasyncs on the way
 _HASH_AT_LEAST = 4 * 1024 * 1024  # bytes worth a thread's while
-
-
-class BlobSource(Protocol):
-    """Where ranges come from: a ``RegistryClient``."""
-
-    def open_range(
-        self, name: ModelName, blob: Descriptor, start: int, end: int, *, avoid: frozenset[str] = frozenset()
-    ) -> AbstractAsyncContextManager[RangeBody]:
-        """A connection that sends these bytes, or, if its ``whole`` says so, the blob from its start."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchSettings:
-    """How to fetch. Rates in bytes a second, times in seconds.
-
-    ``connections`` is the budget of all fetches together; ``attempts`` are tries in a row by one connection in which no
-    byte of its blob arrived; ``backoff`` and ``longest_backoff`` bound the waits between them.
-    """
-
-    connections: int = 8
-    max_rate: float | None = None
-    stall_timeout: float = 30.0
-    attempts: int = 8
-    backoff: float = 0.5
-    longest_backoff: float = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
-    """What every attempt of every blob shares: the way in, the budget of connections, the rate limit, time, chance."""
-
-    source: BlobSource
-    settings: FetchSettings
-    budget: asyncio.Semaphore
-    limit: RateLimit
-    clock: Clock
-    random: Random
-
-
-class OneStreamError(Exception):
-    """The source sends this blob from its start only."""
 
 
 class Transfer:
@@ -83,14 +40,12 @@ class Transfer:
         avoid: frozenset[str],
     ) -> None:
         self._means = means
-        self._name = name
         self._blob = partial.blob
         self._partial = partial
         self._log = log
         self._counters = counters
-        self._avoid = avoid
         self.chunks = Chunks(self._blob.size, held)
-        self.sources: set[str] = set()
+        self._receiver = Receiver(means, name, partial.blob, counters, avoid=avoid, progressed=self._progressed)
         ranges = missing(self._blob.size, held)
         self._resumed_to = ranges[0].start if ranges else self._blob.size
         self._queue = RangeQueue(ranges, means.settings.connections)
@@ -116,6 +71,11 @@ class Transfer:
             watch.cancel()
             sync.cancel()
         return self._prefix.digest()
+
+    @property
+    def sources(self) -> set[str]:
+        """Who answered."""
+        return self._receiver.sources
 
     @property
     def placed(self) -> int:
@@ -147,7 +107,7 @@ class Transfer:
     # The connections.
 
     async def _work(self) -> None:
-        failures = _Failures(self._means, self._counters, lambda: self._written)
+        failures = Failures(self._means, self._counters, lambda: self._written)
         while await self._may_take():
             async with self._means.budget:
                 taken = self._queue.take(before=self._window_end())
@@ -176,13 +136,13 @@ class Transfer:
 
     async def _fetch(self, part: ByteRange) -> None:
         with self._segments((part,)) as (segment,), self._connection() as connection:
-            await self._receive(part.start, part.end, connection, segment.write)
+            await self._receiver.receive(part.start, part.end, connection, segment.write)
             if segment.position < segment.end:
                 raise RegistryUnavailableError(f"{self._blob.digest}: the connection ended early")
             self._siblings.finished(connection, self._means.clock())
 
     async def _stream_whole(self) -> None:
-        failures = _Failures(self._means, self._counters, lambda: self._written)
+        failures = Failures(self._means, self._counters, lambda: self._written)
         while self._queue:
             async with self._means.budget:
                 try:
@@ -196,65 +156,10 @@ class Transfer:
     async def _fetch_whole(self) -> None:
         """One stream from the blob's start; what is in place already passes by unwritten."""
         with self._segments(self._queue.drain()) as segments, self._connection() as connection:
-            stream = _Stream(segments)
-            await self._receive(0, self._blob.size, connection, stream.write)
+            stream = WholeStream(segments)
+            await self._receiver.receive(0, self._blob.size, connection, stream.write)
             if any(one.position < one.end for one in segments):
                 raise RegistryUnavailableError(f"{self._blob.digest}: the connection ended early")
-
-    async def _receive(self, start: int, end: int, connection: Connection, write: Write) -> None:
-        """Read bytes ``start`` to ``end`` and hand them to ``write``, in a thread. What came before a break is kept."""
-        try:
-            async with (
-                asyncio.timeout(None) as connection.scope,
-                self._means.source.open_range(self._name, self._blob, start, end, avoid=self._avoid) as body,
-            ):
-                self.sources.add(body.source)
-                if (body.start, body.end) != (start, end):
-                    raise OneStreamError
-                # With a rate limit the loop has to look at every piece anyway.
-                raw = body.detach() if self._means.settings.max_rate is None else None
-                if raw is None:
-                    await self._copy(body, connection, write)
-                else:
-                    await self._pump(raw, connection, write)
-        except TimeoutError as error:
-            raise RegistryUnavailableError(f"{self._blob.digest}: {connection.verdict}") from error
-
-    async def _copy(self, body: RangeBody, connection: Connection, write: Write) -> None:
-        batch: list[bytes | memoryview] = []
-        size = 0
-        try:
-            async for part in body.parts():
-                connection.waiting_since = None
-                connection.moved += len(part)
-                self._counters.received += len(part)
-                batch.append(part)
-                size += len(part)
-                await self._means.limit.spend(len(part))
-                if size >= BATCH:
-                    full, batch, size = batch, [], 0
-                    self._progressed(await in_thread(write, full))
-                connection.waiting_since = self._means.clock()
-        finally:
-            connection.waiting_since = None
-            if batch:
-                self._progressed(await in_thread(write, batch))
-
-    async def _pump(self, raw: RawBody, connection: Connection, write: Write) -> None:
-        loop = asyncio.get_running_loop()
-
-        def came(received: int, written: int) -> None:
-            self._counters.received += received
-            self._progressed(written)
-
-        def tell(received: int, written: int) -> None:
-            loop.call_soon_threadsafe(came, received, written)
-
-        def run(stopped: Callable[[], bool]) -> None:
-            pump(raw, write, connection, self._means.clock, tell=tell, stopped=stopped)
-
-        with raw:
-            await in_thread_stoppable(run)
 
     def _progressed(self, written: int) -> None:
         self._written += written
@@ -305,56 +210,3 @@ class Transfer:
                 await in_thread(self._partial.sync)
             else:
                 await self._change()
-
-
-class _Stream:
-    """Routes one stream from a blob's start to the segments that want its bytes."""
-
-    def __init__(self, segments: list[Segment]) -> None:
-        self._segments = segments
-        self._offset = 0
-
-    def write(self, parts: list[bytes | memoryview]) -> int:
-        """The next bytes of the stream; how many of them somebody wanted."""
-        written = 0
-        for part in parts:
-            view = memoryview(part)
-            for segment in self._segments:
-                start, end = max(self._offset, segment.position), min(self._offset + len(view), segment.end)
-                if start < end:
-                    written += segment.write((view[start - self._offset : end - self._offset],))
-            self._offset += len(view)
-        return written
-
-
-class _Failures:
-    """One connection's bad luck: how long to wait, and when to give up."""
-
-    def __init__(self, means: Means, counters: Counters, written: Callable[[], int]) -> None:
-        """``written``: bytes of the blob that found their place so far; any more of them is progress."""
-        self._means = means
-        self._counters = counters
-        self._in_a_row = 0
-        self._progress = written
-        self._written = written()
-
-    def wait_after(self, error: SyncdError) -> float:
-        """Seconds until the next try; raises ``error`` where another makes no sense."""
-        if not error.transient:
-            raise error
-        if self._progress() > self._written:
-            self._in_a_row = 0
-        self._written = self._progress()
-        self._in_a_row += 1
-        self._counters.retries += 1
-        self._counters.trouble = error.message
-        settings = self._means.settings
-        if self._in_a_row >= settings.attempts:
-            raise error
-        return delay(
-            self._in_a_row,
-            base=settings.backoff,
-            cap=settings.longest_backoff,
-            asked=error.retry_after if isinstance(error, RegistryUnavailableError) else None,
-            random=self._means.random,
-        )

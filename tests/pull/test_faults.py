@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.download.transfer import FetchSettings
+from syncd.download.means import FetchSettings
 from syncd.errors import (
     IntegrityError,
     InvalidManifestError,

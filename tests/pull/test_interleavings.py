@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pytest
 
-from syncd.download.transfer import BATCH
+from syncd.download.receive import BATCH
 from syncd.errors import BusyError, CancelledByRemovalError, NotFoundError, StoreError, SyncdError
 from syncd.jobs.progress import BlobState, Phase, PullProgress, Totals
 from syncd.jobs.pull import pull

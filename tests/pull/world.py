@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from syncd.download.fetch import Fetcher
-from syncd.download.transfer import FetchSettings
+from syncd.download.means import FetchSettings
 from syncd.jobs.progress import PullOutcome, PullProgress
 from syncd.jobs.pull import PullMeans, pull
 from syncd.oci.name import ModelName, Reference

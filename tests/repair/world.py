@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.download.transfer import FetchSettings
+from syncd.download.means import FetchSettings
 from syncd.jobs.damage import Damage, DamageKind
 from syncd.jobs.repair import Repaired, repair
 from syncd.jobs.verify import verify

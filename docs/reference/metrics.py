@@ -11,7 +11,7 @@ from prometheus_client.core import Metric
 
 from docs.reference.words import cell, code, table
 from syncd.daemon.loaded import Loaded
-from syncd.daemon.main import _Serving
+from syncd.daemon.serving import Serving
 from syncd.daemon.settings import ControlSettings, OpsSettings, Settings
 from syncd.store.root import Store
 
@@ -72,12 +72,12 @@ async def _of_a_daemon() -> list[Family]:
         )
         with Store.open(Path(folder) / "models", create=True) as store, store.locks.daemon("docs") as lock:
             async with AsyncExitStack() as stack, asyncio.TaskGroup() as jobs:
-                serving = _Serving(Loaded(settings), store, lock, {"HOME": folder}, None, jobs)
+                serving = Serving(Loaded(settings), store, lock, {"HOME": folder}, None, jobs)
                 await serving.begin(stack)
                 return list(_families(serving))
 
 
-def _families(serving: _Serving) -> Iterator[Family]:
+def _families(serving: Serving) -> Iterator[Family]:
     exposition = serving._telemetry.exposition  # noqa: SLF001 - the composition hands it to nobody but its listener
     for part in exposition._parts:  # noqa: SLF001 - likewise: an exposition is for being rendered
         yield from map(_family, part.told(part.read()))

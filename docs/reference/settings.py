@@ -12,7 +12,7 @@ import msgspec
 
 from docs.reference.said import field_docs, keys_compared
 from docs.reference.words import cell, code, table
-from syncd.daemon.main import _Serving
+from syncd.daemon.in_force import needs_restart
 from syncd.daemon.server_settings import MAX_INSTANCES, EngineUrl, ServerUrl, SignalName
 from syncd.daemon.settings import MAX_MODELS, Settings
 from syncd.daemon.units import Address, Rate, Seconds, Size, Window, as_written
@@ -63,7 +63,7 @@ class _Type:
 
 def page() -> str:
     """The whole page."""
-    restart = ", ".join(map(code, keys_compared(_Serving._needs_restart, "changed")))  # noqa: SLF001 - one place says it
+    restart = ", ".join(map(code, keys_compared(needs_restart, "changed")))
     sections = [_HEAD.format(restart=restart), *_sections(Settings, ""), _kinds()]
     return "\n".join(sections)
 

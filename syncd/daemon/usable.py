@@ -5,9 +5,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from syncd.daemon.access import Access, registry_access, secret_line
+from syncd.daemon.access import Access, ollama_key, registry_access, secret_line
 from syncd.daemon.loaded import Loaded
 from syncd.errors import ConfigurationError
+
+_CREDENTIAL = "ollama_key"  # as the unit's LoadCredential= names it
+
+
+def service_access(loaded: Loaded, environ: Mapping[str, str]) -> Access:
+    """``usable`` for the service: the key of its unit's credentials, else that of its own user. Blocks."""
+    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    own_key = Path(credentials) / _CREDENTIAL if credentials else None
+    if own_key is None or not own_key.exists():
+        own_key = ollama_key()
+    return usable(loaded, environ, own_key=own_key)
 
 
 def usable(loaded: Loaded, environ: Mapping[str, str], *, own_key: Path | None) -> Access:

@@ -15,6 +15,7 @@ from watchfiles._rust_notify import WatchfilesRustInternalError  # documented ("
 from syncd.aio import in_thread, only_error
 from syncd.daemon import dropins
 from syncd.daemon.loaded import SYSTEM_FILE, Loaded, candidates, load, loaded_of
+from syncd.daemon.settings_parse import parse
 from syncd.daemon.watched import Watched, watched
 from syncd.errors import ConfigurationError, SyncdError
 
@@ -57,6 +58,8 @@ class AppliedSettings:
         self._accept = accept
         self._system_file = system_file
         self._settle = settle
+        self._pins = current.settings.pins
+        """The pins file that the files name now, be what they say in force or refused: it may be what is wrong."""
         self._turn = asyncio.Lock()
         self._next = asyncio.Event()
 
@@ -82,8 +85,9 @@ class AppliedSettings:
             try:
                 async with asyncio.TaskGroup() as group:
                     # This task has its first turn when the watch is set up: what changed before that, it finds itself.
-                    group.create_task(self._refresh(asked=False), name="settings.reread")
-                    await self._change(look)
+                    moved = asyncio.Event()
+                    group.create_task(self._reread(look, moved), name="settings.reread")
+                    await self._change(look, moved)
             except* _UNWATCHABLE as errors:
                 reason = str(only_error(errors, _UNWATCHABLE))
                 if reason != unwatched:
@@ -92,7 +96,13 @@ class AppliedSettings:
                 await asyncio.sleep(self._settle * _UNWATCHED)
                 await self._refresh(asked=False)
 
-    async def _change(self, look: Watched) -> None:
+    async def _reread(self, look: Watched, moved: asyncio.Event) -> None:
+        """Read the files; ``moved`` if there is more to watch than ``look`` now: they name a pins file, say."""
+        await self._refresh(asked=False)
+        if await in_thread(self._look) != look:
+            moved.set()
+
+    async def _change(self, look: Watched, moved: asyncio.Event) -> None:
         """Wait until something changed that matters and has come to rest, or until it is time to look anyway."""
 
         def concerns(_change: Change, path: str) -> bool:
@@ -106,9 +116,10 @@ class AppliedSettings:
             debounce=int(self._settle * 1000 * _LONGEST_SETTLE),
             rust_timeout=int(_REREAD * 1000),
             yield_on_timeout=True,
+            stop_event=moved,
         )
         async with aclosing(changes):
-            await anext(changes)
+            await anext(changes, None)
 
     def _look(self) -> Watched:
         if self.current.path is not None:
@@ -116,8 +127,7 @@ class AppliedSettings:
         else:
             found, _ = candidates(self._named, self._environ, system_file=self._system_file)
             paths = list(found)
-        pins = self.current.settings.pins
-        files = paths if pins is None else [*paths, pins]
+        files = paths if self._pins is None else [*paths, self._pins]
         return watched(files, [path.parent / dropins.FOLDER for path in paths])
 
     async def _refresh(self, *, asked: bool) -> None:
@@ -141,10 +151,13 @@ class AppliedSettings:
     def _from_files(self) -> Loaded:
         path = self.current.path
         if path is None:
-            return load(self._named, self._environ, system_file=self._system_file)
+            fresh = load(self._named, self._environ, system_file=self._system_file)
+            self._pins = fresh.settings.pins
+            return fresh
         if path.exists() and not path.is_file():
             raise ConfigurationError(f"{path} is no file")  # a FIFO would keep whoever opens it
         document = dropins.read(path) or dropins.Document(path)
+        self._pins = parse(document).pins
         return loaded_of(document)
 
     def _apply(self, fresh: Loaded, *, asked: bool) -> None:

@@ -17,6 +17,7 @@ from syncd.errors import ConfigurationError
 
 ONE = "[download]\nconnections = 1\n"
 TWO = "[download]\nconnections = 2\n"
+NO_PINS = '{"syncd_pins": 1, "models": []}'
 THREE = "[download]\nconnections = 3\n"
 
 
@@ -427,3 +428,36 @@ async def test_a_fifo_in_the_files_place_keeps_nobody(file: Path) -> None:
         file.write_text(TWO)
 
         await connections(applied, 2)
+
+
+async def test_a_pins_file_that_is_newly_named_is_watched_from_then_on(file: Path, tmp_path: Path) -> None:
+    pins = tmp_path / "elsewhere" / "pins.json"
+    pins.parent.mkdir()
+    pins.write_text(NO_PINS)
+    async with running(file) as applied:
+        file.write_text(f'pins = "{pins}"\n{TWO}')
+        await connections(applied, 2)
+        await at_rest(applied)
+
+        pins.write_text("{}")
+        async with asyncio.timeout(20):  # without a watch it is read after a minute
+            await refused(applied, "pins file")
+
+
+async def test_a_pins_file_that_is_named_before_it_is_there_is_read_when_it_comes(file: Path, tmp_path: Path) -> None:
+    pins = tmp_path / "elsewhere" / "pins.json"
+    pins.parent.mkdir()
+    async with running(file) as applied:
+        file.write_text(f'pins = "{pins}"\n{TWO}')
+        await refused(applied, "is not there")
+        await at_rest(applied)
+
+        pins.write_text(NO_PINS)
+        async with asyncio.timeout(20):
+            await connections(applied, 2)
+
+
+async def at_rest(applied: AppliedSettings) -> None:
+    """The change is over: what comes next is an event of its own."""
+    await applied.reload()
+    await asyncio.sleep(1.0)

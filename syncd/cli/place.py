@@ -89,7 +89,7 @@ def of(session: Session) -> Place:
         raise session.fault
     from syncd.cli.here import Here  # noqa: PLC0415 - nor, with one, for the store
 
-    return Here(session)
+    return Here(session.of_its_store())
 
 
 def refuse_beside_a_daemon(session: Session) -> None:

@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import click
 
 from syncd.cli.options import CONFIG, STORE, VERBOSE
 from syncd.daemon.loaded import Loaded, load
-from syncd.daemon.places import StoreChoice, choose_store
+from syncd.daemon.places import BY_OPTION, StoreChoice, choose_store
 from syncd.errors import ConfigurationError, NotFoundError
 from syncd.store.owner import become, decide, how_to_make, may_make, owner_of_store, service_user
 from syncd.store.root import Store
@@ -51,6 +51,17 @@ class Session:
             loaded, fault = Loaded(), error
         choice = choose_store(context.meta.get(STORE), environ, loaded)
         return cls(loaded, choice, context.meta.get(VERBOSE, 0), quiet, fault)
+
+    def of_its_store(self) -> Self:
+        """The same, without the models that the settings want in their own store, if ``--store`` names another."""
+        theirs = self.loaded.settings.store
+        if (
+            self.choice.origin != BY_OPTION
+            or theirs is None
+            or os.path.realpath(theirs) == os.path.realpath(self.choice.path)
+        ):
+            return self
+        return replace(self, loaded=self.loaded.for_another_store())
 
     def notice(self, text: str) -> None:
         """A line on stderr, unless it is to be quiet."""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -53,6 +53,10 @@ class Loaded:
     def _is_only_pinned(self, index: Keys) -> bool:
         """Whether the model of this index is there by the pins file alone."""
         return bool(index) and self.document.origin(("models", *index)) is None and self.pins.path is not None
+
+    def for_another_store(self) -> "Loaded":
+        """What counts for a store that these settings are not about: which models are wanted says nothing of it."""
+        return replace(self, settings=msgspec.structs.replace(self.settings, models=()), pins=Pins())
 
     def where(self, name: ModelName) -> str | None:
         """``FILE:LINE`` of the entry that asks for ``name``, as Ollama looks names up; None: no entry does."""

@@ -10,6 +10,7 @@ from syncd.daemon.settings import Settings
 from syncd.errors import ConfigurationError
 
 SYSTEM_SOCKET = Path("/run/syncd/syncd.sock")
+BY_OPTION = "--store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ def choose_store(option: Path | None, environ: Mapping[str, str], loaded: Loaded
     Raise ``ConfigurationError`` where there is no home folder to have the default in.
     """
     if option is not None:
-        return StoreChoice(option.absolute(), "--store")
+        return StoreChoice(option.absolute(), BY_OPTION)
     if environ.get("SYNCD_STORE"):
         return StoreChoice(Path(environ["SYNCD_STORE"]).absolute(), "SYNCD_STORE")
     if loaded.settings.store is not None:

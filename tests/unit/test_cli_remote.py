@@ -576,6 +576,21 @@ def test_a_model_that_the_settings_want_is_not_removed(syncd: Command) -> None:
         assert f"is wanted by the settings at {syncd.home}/syncd.toml:2" in errors
 
 
+def test_what_the_settings_want_is_wanted_in_their_store_and_in_no_other(syncd: Command, tmp_path: Path) -> None:
+    main, other = tmp_path / "main", tmp_path / "other"
+    for store in (main, other):
+        assert syncd("init", "--store", str(store))[0] == 0
+    (syncd.home / "syncd.toml").write_text(f'store = "{main}"\n[[models]]\nname = "mistral:7b"\n')
+
+    refused, _, _ = syncd("rm", "mistral:7b", "--store", str(main))
+    not_there, _, errors = syncd("rm", "mistral:7b", "--store", str(other))
+    _, shown, _ = syncd("status", "--store", str(other))
+
+    assert (refused, not_there) == (8, 3)
+    assert f"mistral:7b is not in the store at {other}" in errors
+    assert "mistral:7b" not in shown
+
+
 # What is looked up.
 
 

@@ -1,13 +1,8 @@
 """SIGKILL at every system call by which a collection changes its store, one by one, until all are covered."""
 
 import asyncio
-import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,8 +16,8 @@ from syncd.jobs.collection import CollectRules
 from syncd.store import collected
 from syncd.store.blobs import BlobStatus
 from syncd.store.root import Store
-from tests.collect.forker import GO, MESSAGE
 from tests.crash import strace
+from tests.support.forks import Forker
 from tests.support.oracle import assert_store_whole, unreferenced_blobs
 from tests.unit.store_world import NAME, blob_path, commit, descriptor, manifest_of, publish
 
@@ -41,7 +36,6 @@ _KINDS = (
     "renameat2",
     "unlinkat",
 )
-_PATIENCE = 60.0  # seconds for one run
 _WEEK_AND_A_DAY = 8 * 86400.0
 _HOUR = 3600.0
 
@@ -51,7 +45,7 @@ class Scene:
     """A store with one whole model and all kinds of what a collection takes. Stores are copies of it by hard links."""
 
     template: Path
-    channel: socket.socket
+    forker: Forker
     now: float
 
     def store(self, name: str) -> Path:
@@ -59,16 +53,11 @@ class Scene:
         shutil.copytree(self.template, copy, copy_function=_link_or_copy)
         return copy
 
-    def run(self, store: Path, *options: str) -> tuple[int, list[strace.Call]]:
-        """A collection under strace from its first call on: its wait status, and its calls."""
-        trace = store.with_name("trace")
-        order = {"store": str(store), "now": self.now, "quarantine_age": _HOUR}
-        self.channel.send(json.dumps(order).encode())
-        pid = json.loads(self.channel.recv(MESSAGE))["pid"]
-        with strace.attached(pid, trace, *options):
-            self.channel.send(GO)
-            status = json.loads(self.channel.recv(MESSAGE))["status"]
-        return status, strace.read(trace)
+    def run(self, store: Path, *options: str) -> strace.TracedEnding:
+        """A collection under strace from its first call on."""
+        arguments = {"store": str(store), "now": self.now, "quarantine_age": _HOUR}
+        run = self.forker.fork("tests.collect.collects:collected", arguments)
+        return strace.traced(run, store.with_name("trace"), *options)
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -105,51 +94,40 @@ def scene() -> Iterator[Scene]:
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="syncd-collect-", dir=memory if os.access(memory, os.W_OK) else None))
     _fill(folder / "template")
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(_PATIENCE)
-    with theirs:
-        process = subprocess.Popen(
-            (sys.executable, "-m", "tests.collect.forker", str(theirs.fileno())),
-            pass_fds=(theirs.fileno(),),
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.DEVNULL,
-        )
     try:
-        yield Scene(folder / "template", ours, time.time() + _WEEK_AND_A_DAY)
+        with Forker("tests.collect.collects") as forker:
+            yield Scene(folder / "template", forker, time.time() + _WEEK_AND_A_DAY)
     finally:
-        ours.close()
-        process.wait(timeout=_PATIENCE)
         shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(scene: Scene) -> list[strace.Call]:
+def undisturbed(scene: Scene) -> tuple[strace.Call, ...]:
     """The changing calls of a run that nothing disturbs."""
     store = scene.store("undisturbed")
-    status, calls = scene.run(store, "-e", f"trace={strace.CHANGING}")
-    assert status == 0
+    ending = scene.run(store, "-e", f"trace={strace.CHANGING}")
+    assert ending.done, ending.result
     _assert_collected(store)
-    changing = [call for call in calls if call.name != "openat" or call.creates]
+    changing = [call for call in ending.calls if call.name != "openat" or call.creates]
     assert not [call for call in changing if call.paths and not call.below(store)], "it changes nothing but its store"
-    return calls
+    return ending.calls
 
 
-def test_every_kind_of_call_that_changes_a_store_gets_its_kills(undisturbed: list[strace.Call]) -> None:
+def test_every_kind_of_call_that_changes_a_store_gets_its_kills(undisturbed: tuple[strace.Call, ...]) -> None:
     assert {call.name for call in undisturbed if call.paths} <= set(_KINDS)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_a_kill_at_any_call_loses_nothing_and_the_next_run_takes_the_rest(
-    scene: Scene, undisturbed: list[strace.Call], kind: str
+    scene: Scene, undisturbed: tuple[strace.Call, ...], kind: str
 ) -> None:
     calls = [call for call in undisturbed if call.name == kind]
     # Opening what is there changes nothing.
     wanted = [number for number, call in enumerate(calls, 1) if kind != "openat" or call.creates]
     for number in wanted:
         store = scene.store(f"{kind}-{number}")
-        status, _ = scene.run(store, "-e", f"trace={kind}", "-e", f"inject={kind}:signal=KILL:when={number}")
-        assert os.WIFSIGNALED(status), f"{kind} {number} was not met"
-        assert os.WTERMSIG(status) == signal.SIGKILL
+        ending = scene.run(store, "-e", f"trace={kind}", "-e", f"inject={kind}:signal=KILL:when={number}")
+        assert ending.killed, f"{kind} {number} was not met"
 
         _assert_whole(store)
         with Store.open(store, create=False) as opened:

@@ -1,21 +1,12 @@
 """A store with a past, a registry with a new version, and pulls that faults hit."""
 
 import asyncio
-import json
 import os
 import shutil
-import signal
-import socket
 import stat
-import subprocess
-import sys
 import time
-from collections.abc import Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 from blake3 import blake3
 
@@ -27,112 +18,46 @@ from syncd.oci.manifest import Descriptor
 from syncd.store.root import Store
 from tests.crash import strace
 from tests.support.content import Content, digest_of
+from tests.support.forks import Ending, Forker, Run
 from tests.support.gguf_files import Shape, language_model
 from tests.support.models import Model, model_from
 from tests.support.oracle import assert_store_whole, unreferenced_blobs
 from tests.support.registry import ScriptedRegistry
 
-_MESSAGE = 1 << 16
-_PATIENCE = 60.0  # seconds for one pull
 _TEMPLATE = b"[INST] {{ .Prompt }} [/INST] {{ .Response }}"
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a pull in a process of its own ended. ``calls``: the trace, if there was one."""
+class Puller(Forker):
+    """Pulls in processes of their own (see ``pulls``)."""
 
-    killed: bool
-    code: int | None
-    result: Mapping[str, Any]
-    calls: tuple[strace.Call, ...] = ()
-
-    @property
-    def done(self) -> bool:
-        return self.code == 0
-
-    @property
-    def hit(self) -> bool:
-        """Whether the fault that was to be injected was."""
-        return self.killed or any(call.injected for call in self.calls)
-
-
-@dataclass(slots=True)
-class Run:
-    """A pull that is under way."""
-
-    pid: int
-    _channel: socket.socket
-    _result: dict[str, Any] = field(default_factory=dict)
-
-    def wait(self) -> Ending:
-        """Until it ends."""
-        while "status" not in self._result:
-            self._result |= json.loads(self._channel.recv(_MESSAGE))
-        status = self._result.pop("status")
-        killed = os.WIFSIGNALED(status)
-        assert not killed or os.WTERMSIG(status) == signal.SIGKILL, f"died of signal {os.WTERMSIG(status)}"
-        return Ending(killed, None if killed else os.waitstatus_to_exitcode(status), self._result)
-
-    def kill(self) -> Ending:
-        """SIGKILL, now, unless it has ended by itself."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        return self.wait()
-
-
-class Puller:
-    """Pulls in processes of their own (see ``puller``)."""
-
-    def __enter__(self) -> Self:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel.settimeout(_PATIENCE)
-        with theirs:
-            self._process = subprocess.Popen(
-                (sys.executable, "-m", "tests.crash.puller", str(theirs.fileno())),
-                pass_fds=(theirs.fileno(),),
-                cwd=Path(__file__).parents[2],
-                stdin=subprocess.DEVNULL,
-            )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._channel.close()
-        try:
-            self._process.wait(timeout=_PATIENCE)
-        finally:
-            self._process.kill()
-            self._process.wait()
+    def __init__(self) -> None:
+        super().__init__("tests.crash.pulls")
 
     def start(self, store: Path, name: str, *, connections: int = 1) -> Run:
         """Begin a pull, in as many threads as it likes."""
-        run = self._forked(
-            {"store": str(store), "name": name, "rollback": False, "one_thread": False, "connections": connections}
-        )
-        self._channel.send(b"go")
-        return run
+        return self._forked(store, name, rollback=False, one_thread=False, connections=connections).go()
 
-    def pull(self, store: Path, name: str, *, connections: int = 1) -> Ending:
-        """One whole pull that nothing disturbs."""
-        return self.start(store, name, connections=connections).wait()
+    def pull(self, store: Path, name: str, *, connections: int = 1, rollback: bool = False) -> Ending:
+        """One whole pull, or rollback to the version before, that nothing disturbs."""
+        return self._forked(store, name, rollback=rollback, one_thread=False, connections=connections).go().wait()
 
-    def traced(self, store: Path, name: str, trace: Path, *options: str, rollback: bool = False) -> Ending:
+    def traced(self, store: Path, name: str, trace: Path, *options: str, rollback: bool = False) -> strace.TracedEnding:
         """One whole pull in one thread, under strace from its first call on; ``trace``: the file to trace into.
 
         ``rollback``: to the version before, instead.
         """
-        run = self._forked(
-            {"store": str(store), "name": name, "rollback": rollback, "one_thread": True, "connections": 1}
-        )
-        with strace.attached(run.pid, trace, *options):
-            self._channel.send(b"go")
-            ending = run.wait()
-        return replace(ending, calls=tuple(strace.read(trace)))
+        run = self._forked(store, name, rollback=rollback, one_thread=True, connections=1)
+        return strace.traced(run, trace, *options)
 
-    def _forked(self, order: dict[str, Any]) -> Run:
-        self._channel.send(json.dumps(order).encode())
-        return Run(json.loads(self._channel.recv(_MESSAGE))["pid"], self._channel)
+    def _forked(self, store: Path, name: str, *, rollback: bool, one_thread: bool, connections: int) -> Run:
+        arguments = {
+            "store": str(store),
+            "name": name,
+            "rollback": rollback,
+            "one_thread": one_thread,
+            "connections": connections,
+        }
+        return self.fork("tests.crash.pulls:pulled", arguments)
 
 
 class Scene:

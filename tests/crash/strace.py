@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forks import Ending, Run
+
 _LINE = re.compile(r"(?P<pid>\d+)\s+(?P<name>\w+)\((?P<args>.*)\)\s+= (?P<result>-?\d+|\?)(?P<rest>.*)")
 _BEGUN = re.compile(r"(?P<pid>\d+)\s+(?P<call>\w+\(.*) <unfinished \.\.\.>")
 _ENDED = re.compile(r"(?P<pid>\d+)\s+<\.\.\. \w+ resumed>(?P<rest>.*)")
@@ -45,6 +47,18 @@ class Call:
         return any(path == str(folder) or path.startswith(f"{folder}/") for path in self.paths)
 
 
+@dataclass(frozen=True, slots=True)
+class TracedEnding(Ending):
+    """How a run under strace ended. ``calls``: the trace."""
+
+    calls: tuple[Call, ...]
+
+    @property
+    def hit(self) -> bool:
+        """Whether the fault that was to be injected was."""
+        return self.killed or any(call.injected for call in self.calls)
+
+
 def needs_strace() -> None:
     """Skip where it is not installed; fail in CI."""
     if shutil.which("strace") is None:
@@ -61,6 +75,13 @@ def attached(pid: int, output: Path, *options: str) -> Iterator[None]:
         assert "attached" in first, f"strace: {first}{process.stderr.read()}"
         yield
         process.wait(timeout=60)
+
+
+def traced(run: Run, trace: Path, *options: str) -> TracedEnding:
+    """The whole of ``run``, which waits until it may go. ``trace``: the file to trace into."""
+    with attached(run.pid, trace, *options):
+        ending = run.go().wait()
+    return TracedEnding(ending.returncode, ending.result, tuple(read(trace)))
 
 
 def read(trace: Path) -> list[Call]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.crash import strace
-from tests.crash.scene import Ending, Scene
+from tests.crash.scene import Scene
+from tests.crash.strace import TracedEnding
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
@@ -78,18 +79,18 @@ def _strace() -> None:
 
 
 @pytest.fixture(scope="session")
-def update(scene: Scene) -> Ending:
+def update(scene: Scene) -> TracedEnding:
     """The trace of an update that nothing disturbs."""
     return _undisturbed(scene, scene.store())
 
 
 @pytest.fixture(scope="session")
-def first_pull(scene: Scene) -> Ending:
+def first_pull(scene: Scene) -> TracedEnding:
     """The trace of a pull into a store that is not there yet."""
     return _undisturbed(scene, scene.path())
 
 
-def _undisturbed(scene: Scene, store: Path) -> Ending:
+def _undisturbed(scene: Scene, store: Path) -> TracedEnding:
     ending = scene.puller.traced(store, scene.new.name, scene.path("trace"), "-e", f"trace={strace.CHANGING}")
     assert ending.done, ending.result
     changing = [call for call in ending.calls if call.name != "openat" or call.creates]
@@ -98,15 +99,17 @@ def _undisturbed(scene: Scene, store: Path) -> Ending:
     return ending
 
 
-def test_every_kind_of_call_that_changes_a_store_gets_its_faults(update: Ending, first_pull: Ending) -> None:
+def test_every_kind_of_call_that_changes_a_store_gets_its_faults(
+    update: TracedEnding, first_pull: TracedEnding
+) -> None:
     assert {call.name for call in (*update.calls, *first_pull.calls)} <= set(_KINDS)
 
 
 @pytest.mark.parametrize(("kind", "fault"), _CASES)
 def test_a_fault_at_any_call_of_an_update_leaves_the_store_whole_and_the_next_run_converges(
-    scene: Scene, update: Ending, kind: str, fault: Fault
+    scene: Scene, update: TracedEnding, kind: str, fault: Fault
 ) -> None:
-    def judge(store: Path, ending: Ending) -> None:
+    def judge(store: Path, ending: TracedEnding) -> None:
         assert ending.done or fault is not _INTERRUPTED
         _assert_ended_well(scene, store, ending)
         scene.assert_nothing_lost(store)
@@ -120,9 +123,9 @@ def test_a_fault_at_any_call_of_an_update_leaves_the_store_whole_and_the_next_ru
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_a_kill_at_any_call_of_a_first_pull_leaves_a_store_that_the_next_run_completes(
-    scene: Scene, first_pull: Ending, kind: str
+    scene: Scene, first_pull: TracedEnding, kind: str
 ) -> None:
-    def judge(store: Path, ending: Ending) -> None:
+    def judge(store: Path, ending: TracedEnding) -> None:
         scene.assert_nothing_lost(store, past=False)
         scene.assert_converges(store, past=False, leftovers=1, verified=_verified(ending))
         scene.assert_collectable(store)
@@ -134,9 +137,9 @@ def test_a_kill_at_any_call_of_a_first_pull_leaves_a_store_that_the_next_run_com
 class _Story:
     """A pull as it goes undisturbed, where it begins, and what has to be true after it met a fault."""
 
-    clean: Ending
+    clean: TracedEnding
     new_store: Callable[[], Path]
-    judge: Callable[[Path, Ending], None]
+    judge: Callable[[Path, TracedEnding], None]
 
 
 def _at_each_call(scene: Scene, kind: str, fault: Fault, story: _Story) -> None:
@@ -164,7 +167,7 @@ def _at_each_call(scene: Scene, kind: str, fault: Fault, story: _Story) -> None:
     assert covered >= (len({call.paths for call in calls}) if kind == "pwritev2" else len(wanted))
 
 
-def _assert_ended_well(scene: Scene, store: Path, ending: Ending) -> None:
+def _assert_ended_well(scene: Scene, store: Path, ending: TracedEnding) -> None:
     assert "unexpected" not in ending.result, ending.result["unexpected"]
     if ending.killed:
         return
@@ -175,7 +178,7 @@ def _assert_ended_well(scene: Scene, store: Path, ending: Ending) -> None:
     assert ending.result["message"]
 
 
-def _verified(ending: Ending) -> set[str]:
+def _verified(ending: TracedEnding) -> set[str]:
     """The blobs (of one chunk each) whose chunk was noted in the journal, after its header, before the end came."""
     journals = [Path(call.paths[0]) for call in ending.calls if call.name == "write" and call.ok]
     noted = {path.stem for path in journals if path.suffix == ".journal" and journals.count(path) >= _HEADER_AND_CLAIM}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.crash import strace
-from tests.crash.scene import Ending, Scene
-from tests.crash.strace import Call
+from tests.crash.scene import Scene
+from tests.crash.strace import Call, TracedEnding
 
 pytestmark = pytest.mark.crash
 
@@ -21,7 +21,7 @@ _REMOVALS = {"unlink", "unlinkat", "rmdir"}
 class Order:
     """The calls of one pull that succeeded, to be asked which came when."""
 
-    def __init__(self, store: Path, ending: Ending) -> None:
+    def __init__(self, store: Path, ending: TracedEnding) -> None:
         self.store = store
         self.calls = [call for call in ending.calls if call.ok]
 

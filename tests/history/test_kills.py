@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.crash import strace
-from tests.crash.scene import Ending, Puller, Scene
+from tests.crash.scene import Puller, Scene
+from tests.crash.strace import TracedEnding
 from tests.history.world import forget, held
+from tests.support.forks import Ending
 from tests.support.oracle import assert_store_whole, unreferenced_blobs
 from tests.support.registry import ScriptedRegistry
 
@@ -37,9 +39,12 @@ class Rollbacks:
         shutil.copytree(self._template, copy, copy_function=_link_or_copy)
         return copy
 
-    def traced(self, store: Path, *options: str) -> Ending:
-        name, trace = self.scene.new.name, self.scene.path("trace")
-        return self.scene.puller.traced(store, name, trace, "-e", f"trace={strace.CHANGING}", *options, rollback=True)
+    def traced(self, store: Path, *options: str) -> TracedEnding:
+        return self.scene.puller.traced(store, self.scene.new.name, self.scene.path("trace"), *options, rollback=True)
+
+    def ended(self, store: Path) -> Ending:
+        """A rollback that nothing disturbs."""
+        return self.scene.puller.pull(store, self.scene.new.name, rollback=True)
 
     def visible(self, store: Path) -> str:
         """The version that is published, beside the other model; both are whole."""
@@ -69,7 +74,7 @@ def test_a_kill_at_any_call_of_a_rollback_leaves_one_version_whole_and_the_next_
 ) -> None:
     scene = rollbacks.scene
     old, new = scene.old.digest, scene.new.digest
-    clean = rollbacks.traced(rollbacks.store())
+    clean = rollbacks.traced(rollbacks.store(), "-e", f"trace={strace.CHANGING}")
     assert clean.done, clean.result
     seen: set[tuple[str, str | None]] = set()
     kills = 0
@@ -78,7 +83,7 @@ def test_a_kill_at_any_call_of_a_rollback_leaves_one_version_whole_and_the_next_
         kind = call.name
         number = sum(call.name == kind for call in clean.calls[: at + 1])
 
-        ending = rollbacks.traced(store, "-e", f"inject={kind}:signal=KILL:when={number}")
+        ending = rollbacks.traced(store, "-e", f"trace={kind}", "-e", f"inject={kind}:signal=KILL:when={number}")
 
         kills += ending.killed
         # In fewer pieces than the traced one: then it is done.
@@ -88,7 +93,7 @@ def test_a_kill_at_any_call_of_a_rollback_leaves_one_version_whole_and_the_next_
         assert (now, pinned) in {(new, None), (new, old), (old, old)}, "it is never back without being pinned"
         assert ending.killed or (now, pinned) == (old, old)
         if now == new or list((store / ".syncd" / "leases").iterdir()):
-            assert rollbacks.traced(store).done, "the same command ends it"
+            assert rollbacks.ended(store).done, "the same command ends it"
         assert (rollbacks.visible(store), held(store, scene.new.name)) == (old, old)
         assert unreferenced_blobs(store) <= set(scene.new.blobs)
     assert kills > len(clean.calls) / 2

@@ -17,7 +17,8 @@ from syncd.jobs.verify import verify
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.store.root import Store
 from tests.crash import strace
-from tests.crash.scene import Ending, Puller
+from tests.crash.scene import Puller
+from tests.crash.strace import TracedEnding
 from tests.pull.world import blob_file
 from tests.repair.world import flipped
 from tests.support.content import whole
@@ -55,7 +56,7 @@ class Rotten:
         shutil.copytree(self.folder / "template", copy, copy_function=_link_or_copy)
         return copy
 
-    def pull(self, store: Path, *options: str) -> Ending:
+    def pull(self, store: Path, *options: str) -> TracedEnding:
         self.registry.forget_requests()
         return self.puller.traced(store, self.model.name, self.path("trace"), *options)
 
@@ -176,7 +177,7 @@ def test_a_disk_that_is_full_leaves_the_damaged_blob_as_it_was(rotten: Rotten, k
     ending = rotten.pull(store, "-e", f"trace={kind}", "-e", f"inject={kind}:error=ENOSPC:when=1+")
 
     assert ending.hit
-    assert (ending.code, ending.result["error"]) == (7, "NoSpaceError")
+    assert (ending.returncode, ending.result["error"]) == (7, "NoSpaceError")
     rotten.assert_not_worse(store)
     assert rotten.puller.pull(store, rotten.model.name).done
     rotten.assert_mended(store)

@@ -97,14 +97,22 @@ async def mend(desk: Desk, damages: Sequence[Damage], tell: Tell) -> tuple[Mendi
     ``tell`` hears of ``MendingNow``, ``BlobMended`` and ``BlobNotMended``.
     """
     ended = []
+
+    def hear(one: Mending) -> None:
+        ended.append(one)
+        tell(_line(one))
+        _tell_others(desk, one)
+
     async with desk.pulling() as means:
         for damage in damages:
-            one = await mending.mend(
-                desk.store, means, damage, keep=desk.rules.keep_unrepairable, report=lambda now: tell(_now(now))
+            await mending.mend(
+                desk.store,
+                means,
+                damage,
+                keep=desk.rules.keep_unrepairable,
+                report=lambda now: tell(_now(now)),
+                ended=hear,
             )
-            ended.append(one)
-            tell(_line(one))
-            _tell_others(desk, one)
     return tuple(ended)
 
 

@@ -39,9 +39,33 @@ class Mending:
 
 
 async def mend(
-    store: Store, means: PullMeans, damage: Damage, *, keep: bool, report: Callable[[BlobProgress], None]
+    store: Store,
+    means: PullMeans,
+    damage: Damage,
+    *,
+    keep: bool,
+    report: Callable[[BlobProgress], None],
+    ended: Callable[[Mending], None] = lambda _: None,
 ) -> Mending:
-    """Repair it if anybody has its bytes. ``keep``: otherwise its models stay published. Raises no ``SyncdError``."""
+    """Repair it if anybody has its bytes. ``keep``: otherwise its models stay published. Raises no ``SyncdError``.
+
+    ``ended`` hears how it ended, once, and of a withdrawal also if this is cancelled over it: others have to know.
+    """
+    how = await _mend(store, means, damage, keep=keep, report=report, withdrawn=ended)
+    if how.fate is not Fate.QUARANTINED:
+        ended(how)
+    return how
+
+
+async def _mend(
+    store: Store,
+    means: PullMeans,
+    damage: Damage,
+    *,
+    keep: bool,
+    report: Callable[[BlobProgress], None],
+    withdrawn: Callable[[Mending], None],
+) -> Mending:
     try:
         return Mending(damage, Fate.MENDED, repaired=await repair(store, means, damage, report))
     except UnmendableError as error:
@@ -51,18 +75,24 @@ async def mend(
             models=[str(name) for name in damage.models],
             error=error.message,
         )
-        return await _give_up(store, damage, error, keep=keep)
+        return await _give_up(store, damage, error, withdrawn, keep=keep)
     except SyncdError as error:
         log.warning("blob.not_mended", digest=str(damage.blob.digest), error=error.message)
         return Mending(damage, Fate.LATER, error=error)
 
 
-async def _give_up(store: Store, damage: Damage, error: SyncdError, *, keep: bool) -> Mending:
+async def _give_up(
+    store: Store, damage: Damage, error: SyncdError, ended: Callable[[Mending], None], *, keep: bool
+) -> Mending:
+    def taken(what: Withdrawn) -> None:
+        if what.models or what.blob:
+            ended(Mending(damage, Fate.QUARANTINED, withdrawn=what, error=error))
+
     try:
         if keep:
             await in_thread(_discard, store, damage)
             return Mending(damage, Fate.KEPT, error=error)
-        withdrawn = await withdraw(store, damage)
+        withdrawn = await withdraw(store, damage, taken)
         if not withdrawn.models and not withdrawn.blob:
             return Mending(damage, Fate.MENDED, repaired=Repaired(damage.blob, (), 0, replaced=False))
         return Mending(damage, Fate.QUARANTINED, withdrawn=withdrawn, error=error)

@@ -37,9 +37,10 @@ class Withdrawn:
     blob: bool
 
 
-async def withdraw(store: Store, damage: Damage) -> Withdrawn:
+async def withdraw(store: Store, damage: Damage, done: Callable[[Withdrawn], None] = lambda _: None) -> Withdrawn:
     """Take every model that names the blob out of sight, and the blob with them, unless it is whole after all.
 
+    ``done`` hears what was taken even where a cancellation has come meanwhile, for which nobody gets the result.
     Raise ``BusyError`` while somebody pulls or removes one of them, or works on the blob.
     """
     lock = store.locks.try_digest(damage.blob.digest)
@@ -49,14 +50,16 @@ async def withdraw(store: Store, damage: Damage) -> Withdrawn:
         if await in_thread_stoppable(lambda stopped: _is_right(store, damage.blob, stopped)):
             return Withdrawn((), blob=False)
         # Once no model names the blob, nobody would go on with it: a collection would take what is to be kept.
-        return await to_its_end(_take_all(store, damage), name=f"withdraw {damage.blob.digest.short}")
+        return await to_its_end(_take_all(store, damage, done), name=f"withdraw {damage.blob.digest.short}")
 
 
-async def _take_all(store: Store, damage: Damage) -> Withdrawn:
+async def _take_all(store: Store, damage: Damage, done: Callable[[Withdrawn], None]) -> Withdrawn:
     taken = [name for name in await in_thread(_users, store, damage.blob) if await _take(store, name, damage)]
     with await _alone(store):
         blob = await in_thread(_take_blob, store, damage.blob)
-    return Withdrawn(tuple(taken), blob)
+    withdrawn = Withdrawn(tuple(taken), blob)
+    done(withdrawn)
+    return withdrawn
 
 
 async def _take(store: Store, name: ModelName, damage: Damage) -> bool:

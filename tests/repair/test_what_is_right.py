@@ -241,6 +241,24 @@ async def test_a_client_who_leaves_in_the_middle_of_a_withdrawal_leaves_none_hal
     assert sorted(path.read_bytes() for path in taken) == sorted((damaged, scene.model.manifest))
 
 
+async def test_others_hear_of_a_withdrawal_whose_client_left_in_the_middle_of_it(scene: Scene) -> None:
+    scene.registry.remove_blob(scene.model.weights)
+    heard: list[Mending] = []
+    with Store.open(scene.path, create=False) as store:
+        loop = asyncio.get_running_loop()
+        gone = lambda: loop.call_soon_threadsafe(task.cancel)  # noqa: E731 - what happens then, in a word
+        store.quarantine = ActingAfter(store.quarantine, "take_manifest", gone)  # type: ignore[assignment] - a stand-in
+        async with means(store) as everything:
+            work = mend(store, everything, scene.damage, keep=False, report=lambda _: None, ended=heard.append)
+            task = asyncio.create_task(work)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    assert [(one.fate, one.withdrawn and one.withdrawn.models) for one in heard] == [
+        (Fate.QUARANTINED, (model_name(scene.model.name),))
+    ]
+
+
 async def test_a_404_that_is_not_the_registrys_own_word_takes_nothing_out_of_sight(scene: Scene) -> None:
     """As of a reverse proxy whose registry is being restarted."""
 

@@ -17,7 +17,7 @@ from syncd.daemon.loaded import Loaded
 from syncd.daemon.reconcile import InForce
 from syncd.daemon.shelf import Shelf
 from syncd.daemon.turns import Turns
-from syncd.errors import InvalidDigestError, NotFoundError
+from syncd.errors import NotFoundError
 from syncd.instances.line import Distance
 from syncd.instances.model import Instance
 from syncd.instances.ollama import OllamaServer, Reason
@@ -103,14 +103,7 @@ class Fleet:
 
     def loaded(self) -> frozenset[Digest]:
         """The manifests under which any server has something in its memory, as of the last looks."""
-        found = set()
-        for hexes in (post.loaded() for post in self._posts.values()):
-            for one in hexes:
-                try:
-                    found.add(Digest.parse(f"sha256:{one}"))
-                except InvalidDigestError:
-                    continue
-        return frozenset(found)
+        return frozenset[Digest]().union(*(post.loaded() for post in self._posts.values()))
 
     def unsettled(self) -> tuple[str, ...]:
         """Of which servers nobody knows what they have in their memory, or will have in a moment, and why."""

@@ -39,6 +39,7 @@ from syncd.instances.probe import (
     holds,
     hosted,
 )
+from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
 
 
@@ -93,8 +94,8 @@ class Post:
         """How one model stands on it."""
         return self._seen.cell(model, self._means.shelf.weights_of)
 
-    def loaded(self) -> frozenset[str]:
-        """Hex digests of the manifests under which something is in its memory, as of the last look that told."""
+    def loaded(self) -> frozenset[Digest]:
+        """The manifests under which something is in its memory, as of the last look that told."""
         return self._seen.loaded()
 
     def unsettled(self) -> str | None:

@@ -10,6 +10,9 @@ from syncd.instances.model import Instance
 from syncd.instances.ollama import Loaded, Reason
 from syncd.instances.plan import NEVER, Untouched, left_behind, started_anew, still_untouched
 from syncd.instances.probe import NOTHING, Cell, Known, Look, Proof, Published, Row, Showing, WeightsOf, judge
+from syncd.jobs.collection import Memories
+from syncd.jobs.memories import of as memories_of
+from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
 
 _MAY_START = 600.0  # seconds for which a server that has just gone down is expected back
@@ -54,9 +57,9 @@ class Seen:
         """How one model stands on it."""
         return judge(model, self.look, self.of(model.name), life=self.life, weights_of=weights_of)
 
-    def loaded(self) -> frozenset[str]:
-        """Hex digests of the manifests under which something is in its memory, as of the last look that told."""
-        return frozenset(one.digest for one in self._held)
+    def loaded(self) -> frozenset[Digest]:
+        """The manifests under which something is in its memory, as of the last look that told."""
+        return self._memories("").loaded
 
     def unsettled(self, server: str, now: float) -> str | None:
         """Why nobody knows what it has in its memory, or will have in a moment, in words; None: that is known."""
@@ -64,12 +67,15 @@ class Seen:
         if look is None:
             return f"nobody has looked yet at what {server} has loaded"
         if look.fault is None:
-            return None
+            return next(iter(self._memories(server).doubts), None)
         if look.fault.reason is not Reason.REFUSED:
             return f"nobody knows what {server} has loaded: {look.fault.message}"
         if self._down_since is None or now - self._down_since < _MAY_START:
             return f"{server} has just gone down, or is about to start"
         return None
+
+    def _memories(self, server: str) -> Memories:
+        return memories_of(server, (one.digest for one in self._held))
 
     def was_tried(self, model: Published, *, since: float) -> bool:
         """Whether a proof of this version was tried in this life, after ``since``."""

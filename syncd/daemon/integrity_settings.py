@@ -58,7 +58,10 @@ class ScrubSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``[policy]``: which models may come in, whoever asks. Shell patterns (``*``, ``?``, ``[...]``), in any case."""
+    """``[policy]``: which models may come in, whoever asks. Shell patterns (``*``, ``?``, ``[...]``), in any case.
+
+    What is here already stays, and a repair brings the same bytes in again, from where its models came from.
+    """
 
     allow_registries: PatternList | None = None
     """Hosts of registries (``registry.ollama.ai``, ``*.lan:5000``) that models may come from. Unset: all."""

@@ -2,6 +2,9 @@
 
 A deny list goes before an allow list. A name is judged before its manifest is asked for, its size before the first
 byte of a blob is. Whoever brings models in calls ``refuse``: pull, adopt, migrate, rollback, import, the reconcile.
+
+A repair does not: what was let in stays until 'syncd rm', and a repair brings the very bytes in again that a published
+manifest names, verified by their digest. To leave a model damaged that servers use would help nobody.
 """
 
 from collections.abc import Sequence

@@ -11,6 +11,7 @@ from syncd.oci.name import ModelName
 from tests.history.world import refused, run, version, versions, visible
 from tests.pull.world import pulled
 from tests.support.daemon import RunningDaemon, eventually
+from tests.support.oracle import assert_store_whole
 from tests.support.registry import ModelHandle, ScriptedRegistry
 
 MISTRAL = ModelName.parse("mistral:7b")
@@ -152,6 +153,23 @@ async def test_adopting_and_rolling_back_are_refused_too(
     assert "policy.deny_names" in refused(host, "rollback", second.name, code=4)
     host.write_settings("")
     run(host, "rollback", second.name)
+
+
+async def test_what_is_here_already_is_mended_whatever_the_policy_says_by_now(
+    registry: ScriptedRegistry, mistral: ModelHandle, host: RunningDaemon
+) -> None:
+    await pulled(mistral.name, host.store)
+    weights = host.store / "blobs" / mistral.weights.replace(":", "-")
+    weights.chmod(0o644)
+    weights.write_bytes(b"not what it was")
+    host.write_settings('[policy]\ndeny_names = ["*/mistral:*"]\nmax_size = "1 kB"')
+
+    run(host, "verify", "--repair")
+
+    assert assert_store_whole(host.store) == {mistral.name: mistral.digest}
+    registry.forget_requests()
+    assert "policy.deny_names" in refused(host, "pull", mistral.name, code=4)
+    assert not registry.requests
 
 
 @pytest.mark.parametrize(

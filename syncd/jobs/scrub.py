@@ -12,10 +12,11 @@ from msgspec.structs import replace as changed
 
 from syncd.aio import entered, in_thread, in_thread_stoppable
 from syncd.download.pace import RateLimit
-from syncd.errors import BusyError, NotAuthorisedError, SyncdError
+from syncd.errors import BusyError, SyncdError
 from syncd.jobs.damage import Damage, DamageKind, users_now
 from syncd.jobs.scrub_book import ScrubBook, ScrubProgress, damage_of
-from syncd.jobs.verify import blob_lock, named, users_of
+from syncd.jobs.verdicts import blob_lock, conclude, detail_of
+from syncd.jobs.verify import named, users_of
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor
@@ -203,7 +204,7 @@ class _Run:
                 if verdict is Verdict.RIGHT or (verdict is Verdict.CHANGED and check.right):
                     return None
                 if verdict is not Verdict.CHANGED:
-                    return _KINDS[verdict], check.damaged(), f"{where}: {_detail(verdict, check)}"
+                    return _KINDS[verdict], check.damaged(), f"{where}: {detail_of(verdict, check)}"
                 attempts += 1
         except NotAFileError as error:
             return DamageKind.MISSING, None, error.message
@@ -215,7 +216,7 @@ class _Run:
         if check.by_map and check.right:
             return Verdict.RIGHT  # what is known of it is still so
         with await blob_lock(self._store, check.blob.digest) or nullcontext() as lock:
-            return await in_thread(_conclude, self._store, check, locked=lock is not None)
+            return await in_thread(_concluded, self._store, check, locked=lock is not None)
 
     @asynccontextmanager
     async def _opening(self, blob: Descriptor, whole: bool) -> AsyncIterator[Scrutiny | None]:
@@ -271,25 +272,7 @@ def _place(blob: Descriptor) -> tuple[str, int]:
     return blob.digest.hex, blob.size
 
 
-def _detail(verdict: Verdict, check: Scrutiny) -> str:
-    match verdict:
-        case Verdict.WRONG_SIZE:
-            return f"{check.before.size} bytes, not {check.blob.size}"
-        case Verdict.UNREADABLE:
-            return str(check.unreadable)
-    return "other bytes than its name says"
-
-
-def _conclude(store: Store, check: Scrutiny, *, locked: bool) -> Verdict:
+def _concluded(store: Store, check: Scrutiny, *, locked: bool) -> Verdict:
     if not store.blobs.in_place(check):
         return Verdict.CHANGED  # another file has its name by now: a pull, a repair, an outside Ollama
-    if not locked:
-        return check.verdict()
-    try:
-        verdict = store.blobs.conclude(check)
-        if verdict is Verdict.RIGHT:
-            # Whoever took its last model away meanwhile could not start its hour of grace.
-            store.blobs.refresh(check.blob)
-    except NotAuthorisedError:
-        return check.verdict()  # another user's file: right or wrong, it cannot be made the store's own
-    return verdict
+    return conclude(store, check, locked=locked)

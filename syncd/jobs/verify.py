@@ -1,26 +1,24 @@
 """Verification: hash every blob of the named models, once each, and report every fault."""
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from syncd.aio import entered, in_thread
-from syncd.errors import IntegrityError, NotAuthorisedError, NotFoundError, SyncdError
-from syncd.oci.digest import Digest
+from syncd.errors import NotFoundError, SyncdError
+from syncd.jobs.damage import users_now
+from syncd.jobs.verdicts import blob_lock, conclude, detail_of
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
 from syncd.store.check import BlobCheck, Verdict
 from syncd.store.layout import BLOBS, blob_file
-from syncd.store.locks import Lock
 from syncd.store.models import BrokenModel, StoredModel
 from syncd.store.os_errors import NotAFileError
 from syncd.store.root import Store
 
 _SLICE_BYTES = 32 * 1024 * 1024  # a third of a second on a slow disk: a cancellation waits for one slice
 _ATTEMPTS = 3
-_PATIENCE = 10.0  # seconds for a digest's lock: who only looks holds it for a moment, who fetches for long
 
 
 class FaultKind(StrEnum):
@@ -96,9 +94,9 @@ async def verify(
         fault = await _judge(store, blob, hashed)
         if fault is not None:
             kind, detail = fault
-            hit = await in_thread(_still_using, store, blob, users_of_it)
+            hit = await in_thread(users_now, store, blob, [model.name for model in users_of_it])
             if hit:
-                faults.append(Fault(kind, tuple(str(model.name) for model in hit), blob, detail))
+                faults.append(Fault(kind, tuple(map(str, hit)), blob, detail))
         progress = replace(before, done=before.done + blob.size, blobs_done=before.blobs_done + 1)
         on_progress(progress)
     return Verification(len(models), len(users), progress.total, tuple(faults))
@@ -139,11 +137,11 @@ async def _judge(store: Store, blob: Descriptor, hashed: Callable[[int], None]) 
                 while await in_thread(check.step, _SLICE_BYTES):
                     hashed(check.done)
                 with await blob_lock(store, blob.digest) or nullcontext() as lock:
-                    verdict = await in_thread(_conclude, store, check, locked=lock is not None)
+                    verdict = await in_thread(conclude, store, check, locked=lock is not None)
             if verdict is Verdict.RIGHT:
                 return None
             if verdict is not Verdict.CHANGED:
-                return _KINDS[verdict], f"{where}: {_detail(verdict, check)}"
+                return _KINDS[verdict], f"{where}: {detail_of(verdict, check)}"
     except NotAFileError as error:
         return FaultKind.NOT_A_FILE, error.message
     except SyncdError as error:
@@ -153,50 +151,3 @@ async def _judge(store: Store, blob: Descriptor, hashed: Callable[[int], None]) 
 
 def _opened(store: Store, blob: Descriptor) -> AbstractContextManager[BlobCheck | None]:
     return store.blobs.open_check(blob) or nullcontext()
-
-
-def _detail(verdict: Verdict, check: BlobCheck) -> str:
-    match verdict:
-        case Verdict.WRONG_SIZE:
-            return f"{check.before.size} bytes, not {check.blob.size}"
-        case Verdict.UNREADABLE:
-            return str(check.unreadable)
-    return "other bytes than its name says"
-
-
-async def blob_lock(store: Store, digest: Digest) -> Lock | None:
-    """The digest's lock, for which it is worth waiting: what is found must not be forgotten because somebody looked.
-
-    None if its holder keeps it: a pull is at this blob, and what is known of it is that one's business.
-    """
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            return await store.locks.digest(digest)
-    except TimeoutError:
-        return None
-
-
-def _conclude(store: Store, check: BlobCheck, *, locked: bool) -> Verdict:
-    if not locked:
-        return check.verdict()
-    try:
-        verdict = store.blobs.conclude(check)
-        if verdict is Verdict.RIGHT:
-            # Whoever took its last model away meanwhile could not start its hour of grace.
-            store.blobs.refresh(check.blob)
-    except NotAuthorisedError:
-        return check.verdict()  # another user's file: right or wrong, it cannot be made the store's own
-    return verdict
-
-
-def _still_using(store: Store, blob: Descriptor, models: Iterable[StoredModel]) -> list[StoredModel]:
-    """Those of ``models`` that name the blob even now: the others were replaced or removed while this ran."""
-    still = []
-    for model in models:
-        try:
-            now = store.models.read(model.name)
-        except IntegrityError:
-            continue
-        if now is not None and any(one.digest == blob.digest for one in now.blobs):
-            still.append(model)
-    return still

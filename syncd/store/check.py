@@ -47,6 +47,10 @@ class Passed(Protocol):
     def before(self) -> Identity:
         """What it was when the pass began."""
 
+    @property
+    def unreadable(self) -> OSError | None:
+        """What a read failed with, if one did."""
+
     def verdict(self) -> Verdict:
         """What was found."""
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from syncd.aio import entered, in_thread, in_thread_stoppable
 from syncd.errors import IntegrityError, NotFoundError, SyncdError, UsageError
 from syncd.oci import image_layout
 from syncd.oci.digest import Digest, Hasher
-from syncd.oci.manifest import Descriptor, Manifest
+from syncd.oci.manifest import MAX_LAYERS, Descriptor, Manifest
 from syncd.oci.name import ModelName
 from syncd.store import archive
 from syncd.store.blobs import BlobStatus
@@ -26,6 +27,7 @@ from syncd.store.root import Store
 log = structlog.get_logger()
 
 _PART = 1024 * 1024  # bytes
+_BLOBS_A_LEASE = MAX_LAYERS // 2  # of several models: a manifest that names them is far below its bounds
 
 Write = Callable[[bytes | memoryview, Callable[[], bool]], None]
 """Takes the next bytes, all of them. Blocks, unless the second argument says that it is cancelled; ``SyncdError``."""
@@ -71,12 +73,44 @@ async def export(
     async with AsyncExitStack() as stack:
         with await store.locks.references(shared=True) as held:
             models = await in_thread(_resolved, store, names)
-            for model in models:
+            for name, manifest in leased(models):
                 # A lease whose holder failed would keep the blobs for days, and nobody resumes an export.
-                lease = await stack.enter_async_context(entered(store.leases.take, model.name, model.manifest, held))
+                lease = await stack.enter_async_context(entered(store.leases.take, name, manifest, held))
                 stack.callback(lease.release)
         await in_thread(_refuse_missing, store, models)
         return await in_thread_stoppable(lambda cancelled: _Writer(store, models, write, report, cancelled).run())
+
+
+def leased(models: Sequence[ExportedModel]) -> list[tuple[ModelName, Manifest]]:
+    """What leases are taken for, such that they keep the blobs of all (pure).
+
+    A lease is an open file, and a process may have 1,024 of them: so one is for many models, under the first one's
+    name, with a manifest of its own that names the blobs of all.
+    """
+    groups: list[tuple[list[ExportedModel], dict[Digest, Descriptor]]] = []
+    for model in models:
+        blobs = {blob.digest: blob for blob in model.manifest.blobs}
+        if not groups or len(groups[-1][1].keys() | blobs.keys()) > _BLOBS_A_LEASE:
+            groups.append(([], {}))
+        groups[-1][0].append(model)
+        for digest, blob in blobs.items():
+            groups[-1][1].setdefault(digest, blob)  # two models may give one digest two sizes: one of them lies
+    return [(group[0].name, _joint(group, tuple(blobs.values()))) for group, blobs in groups]
+
+
+def _joint(group: Sequence[ExportedModel], blobs: Sequence[Descriptor]) -> Manifest:
+    first = group[0].manifest
+    if len(group) == 1:
+        return first
+    return Manifest.parse(
+        msgspec.json.encode(
+            {"schemaVersion": 2, "config": _said(first.config), "layers": [_said(one) for one in blobs]}
+        )
+    )
+
+
+def _said(blob: Descriptor) -> dict[str, str | int]:
+    return {"mediaType": blob.media_type, "digest": str(blob.digest), "size": blob.size}
 
 
 def _resolved(store: Store, names: Iterable[ModelName]) -> list[ExportedModel]:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import pwd
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,9 @@ import pytest
 from syncd.cli.bundle_file import to_file
 from syncd.errors import BusyError, IntegrityError, NotFoundError, SyncdError, UsageError
 from syncd.jobs.collect import collect
+from syncd.jobs.export import ExportedModel, leased
 from syncd.jobs.remove import remove
+from syncd.oci.manifest import Manifest
 from syncd.oci.name import ModelName
 from syncd.store import archive
 from syncd.store.locks import try_lock
@@ -26,7 +29,7 @@ from syncd.store.root import Store
 from tests.adopt.world import blob_file
 from tests.bundles.world import ROOT, command, environment, export_to, exported, filled, member, names, syncd
 from tests.pull.world import as_root
-from tests.support.models import Model
+from tests.support.models import Model, synthetic_model
 
 
 def test_the_same_models_give_the_same_bytes_whatever_the_order_and_the_store(
@@ -137,6 +140,54 @@ def test_a_collection_leaves_the_blobs_of_an_export_that_runs(store_path: Path, 
         assert not list((store_path / ".syncd" / "leases").iterdir())
         freed = asyncio.run(collect(store, now=time.time() + 30 * 24 * 3600))
     assert mistral.weights in {str(one.digest) for one in freed.blobs}
+
+
+def test_many_models_are_exported_with_few_open_files(tmp_path: Path) -> None:
+    models = [synthetic_model(f"m{number}:1", 1000 + number) for number in range(30)]
+    path = filled(tmp_path / "many", *models)
+    content, leases = io.BytesIO(), set()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def write(part: bytes | memoryview) -> None:
+        leases.update((path / ".syncd" / "leases").iterdir())
+        content.write(part)
+
+    with Store.open(path, create=False) as store:
+        highest = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, before[1]))
+        try:
+            ended = asyncio.run(export_to(store, names(*models), write))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+        assert len(ended.models) == len(models)
+        assert len(leases) == 1  # and yet it keeps every blob: see below
+        assert not list((path / ".syncd" / "leases").iterdir())
+
+
+def test_one_lease_for_many_models_keeps_every_blob(mistral: Model, llava: Model) -> None:
+    found = [ExportedModel(ModelName.parse(one.name), Manifest.parse(one.manifest)) for one in (mistral, llava)]
+
+    ((name, joint),) = leased(found)
+
+    assert name == ModelName.parse(mistral.name)
+    assert {blob.digest for blob in joint.blobs} == {blob.digest for one in found for blob in one.manifest.blobs}
+    assert leased(found[:1]) == [(found[0].name, found[0].manifest)]
+
+
+def test_as_many_leases_are_taken_as_fit_a_manifest_each() -> None:
+    found = [
+        ExportedModel(
+            ModelName.parse(f"m{number}:1"), Manifest.parse(synthetic_model(f"m{number}:1", 10 + number).manifest)
+        )
+        for number in range(1100)
+    ]
+
+    parts = leased(found)
+
+    kept = {blob.digest for _, manifest in parts for blob in Manifest.parse(manifest.raw).blobs}
+    assert kept == {blob.digest for one in found for blob in one.manifest.blobs}
+    assert 1 < len(parts) < 5
 
 
 def test_an_export_that_nobody_reads_can_be_interrupted(store_path: Path) -> None:

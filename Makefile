@@ -15,8 +15,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD ?= $(BIN)/python -m build
-# xdist's workers: one more than there are cores, since booted machines, containers and servers are mostly waited for.
-WORKERS ?= $(shell expr $$(nproc) + 1)
+# xdist's workers: two more than there are cores, since booted machines, containers and servers are mostly waited for.
+WORKERS ?= $(shell expr $$(nproc) + 2)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system demo test lint format bench docs image lock dist test-lowest audit install uninstall clean
@@ -50,6 +50,8 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The hundreds of Pythons that the tests start keep what they have compiled, whatever the caller prefers for his own.
+test test-lowest: export PYTHONDONTWRITEBYTECODE :=
 test: setup lint
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 

@@ -147,6 +147,18 @@ async def test_a_model_that_was_removed_meanwhile_has_no_faults(store: Store) ->
     assert (await verify(store, None, on_progress=remove_it)).faults == ()
 
 
+async def test_a_manifest_that_lied_about_a_size_and_was_replaced_meanwhile_is_no_fault(store: Store) -> None:
+    right = publish(store, WEIGHTS, CONFIG).raw
+    lie = right.replace(b'"size": %d' % len(WEIGHTS), b'"size": %d' % (len(WEIGHTS) + 1))
+    manifest_path(store).write_bytes(lie)
+    assert [fault.kind for fault in (await check(store)).faults] == [FaultKind.WRONG_SIZE]
+
+    def tell_the_truth(_: VerifyProgress) -> None:
+        manifest_path(store).write_bytes(right)
+
+    assert (await verify(store, None, on_progress=tell_the_truth)).faults == ()
+
+
 async def test_a_cancelled_verification_ends_in_mid_blob(store: Store) -> None:
     publish(store, WEIGHTS, CONFIG)
     size = 64 << 30  # half a minute of hashing and more; it has no bytes on the disk

@@ -238,7 +238,7 @@ def _child(finish: Step, abandon: Step, path: Path) -> Iterator[Step]:
     finally:
         os.close(its_orders)
         os.close(its_words)
-        with suppress(ChildProcessError):
+        with suppress(ChildProcessError):  # reaped already, where SIGCHLD is ignored
             os.waitpid(pid, 0)  # it ends as soon as nobody can ask any more
 
 

@@ -263,7 +263,7 @@ def is_whole(store: Store, wanted: Reference) -> bool:
     try:
         manifest = name and store.models.read(name)
     except SyncdError:
-        return False
+        return False  # what is published is no manifest: the pull that follows replaces it
     if not manifest or wanted.digest not in {None, manifest.digest}:
         return False
     return all(store.blobs.look(blob)[0] is BlobStatus.STORED for blob in manifest.blobs)

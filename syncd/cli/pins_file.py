@@ -82,7 +82,7 @@ def _child(path: Path) -> Iterator[Writer]:
     finally:
         os.close(its_orders)
         os.close(its_words)
-        with suppress(ChildProcessError):
+        with suppress(ChildProcessError):  # reaped already, where SIGCHLD is ignored
             os.waitpid(pid, 0)  # it ends as soon as nobody can ask any more
 
 

@@ -75,7 +75,7 @@ def read(path: Path) -> Document | None:
     Raise ``ConfigurationError`` for a file that cannot be read, is no TOML, or contradicts another one's tables.
     """
     files: list[TomlFile] = []
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError):  # drop-ins alone are settings, too
         files.append(TomlFile.read(path))
     for drop_in in _drop_ins(path.parent / FOLDER):
         try:

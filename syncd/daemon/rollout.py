@@ -299,7 +299,8 @@ class Rollouts:
     async def _is_published(self, rollout: Rollout) -> bool:
         try:
             return await in_thread(self._store.models.tag_digest, rollout.name) == rollout.digest
-        except SyncdError:
+        except SyncdError as error:
+            log.warning("rollout.unreadable", name=str(rollout.name), error=error.message)
             return False
 
     async def _warm(self, instances: Sequence[Instance], name: ModelName) -> frozenset[str]:
@@ -307,7 +308,7 @@ class Rollouts:
             try:
                 return holds(name, await self._reloader.loaded(instance))
             except SyncdError:
-                return False
+                return False  # as far as anybody knows; what ails it, the looks at it tell
 
         async with asyncio.TaskGroup() as group:
             looks = {each.name: group.create_task(one(each), name=f"ps {each.name}") for each in instances}

@@ -134,5 +134,5 @@ def _identity(path: Path) -> tuple[int, int] | None:
     try:
         found = os.lstat(path)
     except OSError:
-        return None
+        return None  # not there, or not to be got at: the watch itself meets that, and tells of it
     return found.st_dev, found.st_ino

@@ -71,7 +71,7 @@ def _reflinks(store: Store, desk: SourceDesk, index: int, scan: Scan) -> bool:
     try:
         fd = desk.open_blob(index, file)
     except SyncdError:
-        return False
+        return False  # a copy, then: whoever opens it for that meets the same error, and tells of it
     try:
         return store.intakes.can_reflink(fd)
     finally:

@@ -40,7 +40,7 @@ async def run(command: Sequence[str], *, within: float) -> None:
             raise CommandFailedError(f"{command[0]}: not done after {within:g} s{_quoted(tail.read())}") from error
         finally:
             if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         if code:

@@ -42,7 +42,7 @@ def users_now(store: Store, blob: Descriptor, names: Iterable[ModelName]) -> tup
         try:
             manifest = store.models.read(name)
         except IntegrityError:
-            continue
+            continue  # what is no manifest names nothing; a verification and a doctor tell of it as that
         if manifest and any((one.digest, one.size) == (blob.digest, blob.size) for one in manifest.blobs):
             found.append(name)
     return tuple(found)

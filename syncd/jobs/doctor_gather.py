@@ -122,7 +122,7 @@ def _since(store: Store) -> float | None:
     try:
         return (store.path / layout.OWN / layout.VERSION).lstat().st_mtime
     except OSError:
-        return None
+        return None  # a store of nobody's yet, or not for this user: its age is not known
 
 
 def _required(store: Store, models: Iterable[StoredModel]) -> dict[ModelName, str]:
@@ -156,7 +156,7 @@ def _sockets(paths: Sequence[Path]) -> Iterator[SocketSeen]:
         try:
             found, folder = path.lstat(), path.parent.stat()
         except OSError:
-            continue
+            continue  # none there, or none that this user gets to
         if stat.S_ISSOCK(found.st_mode):
             # In a folder such as /tmp, others make files and cannot take away this one.
             sticky = folder.st_mode & stat.S_ISVTX
@@ -176,7 +176,7 @@ def _units(folders: Iterable[Path]) -> Iterator[UnitSeen]:
         try:
             text = file.read_bytes()[:_MAX_UNIT].decode("utf-8", "replace")
         except OSError:
-            continue
+            continue  # taken away since it was listed, or not for this user: nothing is said of what nobody read
         for key, value in _SETTING.findall(text):
             if key == "ProtectSystem":
                 strict = value == "strict"
@@ -189,7 +189,7 @@ def _with_mode(secret: SecretFile) -> SecretFile:
     try:
         return replace(secret, mode=stat.S_IMODE(secret.path.stat().st_mode))
     except OSError:
-        return secret
+        return secret  # not there: whoever reads the settings tells of that
 
 
 async def _clocks(around: Surroundings, names: Iterable[ModelName]) -> tuple[TimeThere, ...]:

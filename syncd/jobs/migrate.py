@@ -260,7 +260,7 @@ def _is_broken(store: Store, name: ModelName) -> bool:
     try:
         store.models.read(name)
     except SyncdError:
-        return True
+        return True  # unreadable, for whatever reason: to a server it is broken as well
     return False
 
 

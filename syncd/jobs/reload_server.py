@@ -141,7 +141,7 @@ class Reloader:
             try:
                 tags = [(one.name, one.digest) for one in await self._servers.server(instance.name).tags()]
             except SyncdError:
-                return False
+                return False  # what ails it, the looks at it tell
             return all(lists(update, tags) for update in updates)
 
         async with asyncio.TaskGroup() as group:

@@ -129,7 +129,7 @@ async def restore(store: Store, name: ModelName, pin: Digest | None, *, beneath:
             log.warning("model.bytes_gone", name=str(name), error=error.message)
             return Restoration.GONE
         except TagMovedError:
-            return Restoration.BUSY
+            return Restoration.BUSY  # somebody else has published meanwhile
 
 
 class _Restore:

@@ -212,7 +212,7 @@ def still_damaged(store: Store, found: FoundDamage) -> bool:
     try:
         status, in_place = store.blobs.look(damage.blob)
     except NotAFileError:
-        return True
+        return True  # a link or the like lies where the blob should
     if status is BlobStatus.STORED and in_place:
         return False
     return bool(users_now(store, damage.blob, damage.models))

@@ -160,7 +160,7 @@ class BlobStore:
         try:
             fd = folder.open_file(file)
         except NotAFileError:
-            return
+            return  # nothing to take chunks from; whoever commits replaces it
         if fd is not None:
             remains.add(fd, folder.path / file)
 

@@ -88,7 +88,7 @@ def _kind(path: Path) -> str | None:
     try:
         mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
-        return None
+        return None  # no /proc here: nobody knows
     return file_system_of(path, mountinfo.splitlines())
 
 

@@ -143,7 +143,7 @@ def childs_hands(sources: Sequence[SourceStore]) -> Iterator[ChildsHands]:
         with mine:
             yield ChildsHands(mine)
     finally:
-        with suppress(ChildProcessError):
+        with suppress(ChildProcessError):  # reaped already, where SIGCHLD is ignored
             os.waitpid(pid, 0)  # it ends as soon as the channel is closed
 
 

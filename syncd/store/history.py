@@ -205,7 +205,7 @@ def _read(folder: Folder, file: str) -> tuple[Publication, ...]:
         entry = msgspec.json.decode(content, type=HistoryEntry)
         manifest = Manifest.parse(entry.manifest)
     except (StoreError, InvalidManifestError, msgspec.MsgspecError):
-        return ()
+        return ()  # nothing can be restored from it: as good as not there
     if layout.history_file(manifest.digest) != file:
         return ()
     latest = Publication(manifest, entry.time, entry.origin, entry.chosen)

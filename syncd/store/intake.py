@@ -120,7 +120,7 @@ class Intakes:
         try:
             nameless = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._staging.fd)
         except OSError:
-            return False
+            return False  # a copy, then: what forbids to make a file here forbids that too, and is told of there
         try:
             return _clone(fd, nameless)
         finally:
@@ -225,7 +225,7 @@ def _has_writers(fd: int) -> bool:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError:
         return True
-    with suppress(OSError):
+    with suppress(OSError):  # the lease ends with the descriptor at the latest
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
 

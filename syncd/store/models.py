@@ -99,7 +99,7 @@ class ModelStore:
         for host, namespace, model, folder in self._model_folders(broken=[]):
             for entry in folder.list():
                 if entry.is_file:
-                    with suppress(InvalidNameError):
+                    with suppress(InvalidNameError):  # Ollama finds nothing under it either
                         yield ModelName(host, namespace, model, entry.name)
 
     def list(self) -> Listing:
@@ -169,7 +169,7 @@ class ModelStore:
             raise ValueError("a manifest is taken away under the references lock")
         if not self._is_file(path):
             return False
-        with suppress(InvalidNameError):
+        with suppress(InvalidNameError):  # what lies under no name frees nothing
             self._refresh_freed(ModelName(*path), None)
         self._rename_out(path, to, to_name)
         to.fsync()
@@ -264,7 +264,7 @@ class ModelStore:
         try:
             old = self.read(name)
         except SyncdError:
-            return
+            return  # what it named nobody knows, and whoever replaces or removes it is on the way to mend that
         if old is not None and old != successor:
             stays = {blob.digest for blob in successor.blobs} if successor else set()
             self._blobs.refresh_freed(blob for blob in old.blobs if blob.digest not in stays)

@@ -242,7 +242,7 @@ def _require_one_mount(staging: Folder, others: tuple[Folder, ...]) -> None:
     """Renames must work: rename(2) refuses another mount, even of one file system, before it looks for the file."""
     nothing = layout.temporary_file(new_token())
     for folder in others:
-        with translated(folder.path), suppress(FileNotFoundError):
+        with translated(folder.path), suppress(FileNotFoundError):  # as it should be: there is no such file
             if os.fstat(folder.fd).st_dev != os.fstat(staging.fd).st_dev:
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
             os.rename(nothing, nothing, src_dir_fd=staging.fd, dst_dir_fd=folder.fd)

@@ -85,7 +85,7 @@ def load(files: StateFiles) -> ScrubState:
         for one in found.damaged:
             Digest.parse(one.digest)
     except (SyncdError, msgspec.MsgspecError):
-        return ScrubState()
+        return ScrubState()  # the next scrub reads all anew; what was found damaged stays condemned in its record
     return found
 
 

@@ -37,7 +37,7 @@ class UnixListener:
     def close(self) -> None:
         """Close, and unlink."""
         self.socket.close()
-        with suppress(OSError):
+        with suppress(OSError):  # whoever listens next takes away what is left: nobody answers there
             found = self.path.lstat()
             if (found.st_dev, found.st_ino) == self._identity:
                 self.path.unlink()

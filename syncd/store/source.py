@@ -71,10 +71,8 @@ class SourceStore:
                 root = open_below(stack, given, home)
                 if root is None:
                     continue
-                manifests, blobs = root.sub(layout.MANIFESTS), root.sub(layout.BLOBS)
-                for folder in (manifests, blobs):
-                    if folder is not None:
-                        stack.enter_context(folder)
+                manifests = open_below(stack, root, (layout.MANIFESTS,))
+                blobs = open_below(stack, root, (layout.BLOBS,))
                 if blobs is not None:
                     source = cls(stack, root.path, SourceManifests(manifests), blobs)
                     source._stack = stack.pop_all()

@@ -96,6 +96,15 @@ BROKEN_MANIFEST = Kind(
     "'syncd doctor --fix' puts back what was published last; else 'syncd pull NAME' brings the model again",
     "puts back the last version whose bytes are here; without one, moves it to .syncd/quarantine",
 )
+MANIFEST_LIST = Kind(
+    "manifest-list",
+    Area.MODELS,
+    _W,
+    "a tag that holds a list of manifests (an OCI image index), and no model",
+    "neither Ollama nor syncd serves these, and nothing is pruned or collected while it is there: what it names may be"
+    " wanted by whoever put it there",
+    "ask whoever put it there; 'syncd rm NAME' takes it away, and the models that it lists have tags of their own",
+)
 NOT_READABLE = Kind(
     "not-readable",
     Area.MODELS,

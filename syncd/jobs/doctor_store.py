@@ -28,6 +28,7 @@ _BY_ODDITY: Mapping[Oddity, Kind] = {
     Oddity.COLON: kinds.COLON,
     Oddity.EMPTY_MANIFEST: kinds.EMPTY_MANIFEST,
     Oddity.BROKEN_MANIFEST: kinds.BROKEN_MANIFEST,
+    Oddity.MANIFEST_LIST: kinds.MANIFEST_LIST,
     Oddity.CLOSED: kinds.NOT_READABLE,
     Oddity.OPEN: kinds.WRITABLE,
 }
@@ -60,7 +61,7 @@ def _odd(spot: Spot, exam: Exam) -> Finding:
         case Oddity.UNFINISHED:
             mends = exam.now - spot.modified > GRACE_SECONDS
             what = "left by an Ollama" if mends else "an Ollama may be at it: it is younger than an hour"
-        case Oddity.LINK | Oddity.SPECIAL | Oddity.BROKEN_MANIFEST:
+        case Oddity.LINK | Oddity.SPECIAL | Oddity.BROKEN_MANIFEST | Oddity.MANIFEST_LIST:
             what = spot.detail
         case Oddity.EMPTY_MANIFEST:
             what = "it is empty" if spot.name is None else f"{spot.name} has a manifest of 0 bytes"

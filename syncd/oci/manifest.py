@@ -96,9 +96,22 @@ class Manifest:
                 raise InvalidManifestError(f"the manifest gives {blob.digest} two sizes")
 
 
-def _refuse_lists(document: dict[str, Any]) -> None:
+def is_list(raw: bytes) -> bool:
+    """Whether this is a list of manifests (an OCI image index), which is no model and yet nothing broken."""
+    try:
+        document = strict_json.parse(raw)
+    except strict_json.StrictJSONError:
+        return False
+    return isinstance(document, dict) and _is_list(document)
+
+
+def _is_list(document: dict[str, Any]) -> bool:
     media_type = document.get("mediaType")
-    if (isinstance(media_type, str) and media_type in LIST_TYPES) or "manifests" in document:
+    return (isinstance(media_type, str) and media_type in LIST_TYPES) or "manifests" in document
+
+
+def _refuse_lists(document: dict[str, Any]) -> None:
+    if _is_list(document):
         raise InvalidManifestError(
             "this is a list of manifests (an image index), not one model",
             hint="pull one of the models it lists by its own tag; syncd, as Ollama, stores single manifests only",

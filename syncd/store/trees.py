@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from syncd.errors import InvalidDigestError, InvalidManifestError, InvalidNameError, NotAuthorisedError, SyncdError
 from syncd.oci.digest import Digest
-from syncd.oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest
+from syncd.oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest, is_list
 from syncd.oci.name import ModelName
 from syncd.store import layout
 from syncd.store.check import BlobCheck
@@ -41,6 +41,7 @@ class Oddity(StrEnum):
     COLON = "colon"  # sha256:HEX
     EMPTY_MANIFEST = "empty manifest"
     BROKEN_MANIFEST = "broken manifest"
+    MANIFEST_LIST = "manifest list"
     CLOSED = "closed"  # others cannot read it
     OPEN = "open"  # others can write to it
     FOREIGN = "foreign"  # another user's
@@ -217,13 +218,18 @@ class Trees:
             return
         try:
             raw = folder.read_file(path[-1], MAX_MANIFEST_BYTES)
-            if raw is not None:
-                Manifest.parse(raw)
         except NotAuthorisedError:
-            return
+            return  # its rights have been told of
         except SyncdError as error:
-            kind = error.message if isinstance(error, InvalidManifestError) else f"it cannot be read: {error.message}"
-            yield _spot(layout.MANIFESTS, path, found, Oddity.BROKEN_MANIFEST, kind)
+            what = f"it cannot be read: {error.message}"
+            yield _spot(layout.MANIFESTS, path, found, Oddity.BROKEN_MANIFEST, what)
+            return
+        try:
+            Manifest.parse(raw or b"")
+        except InvalidManifestError as error:
+            if raw is not None:  # else it has gone since
+                oddity = Oddity.MANIFEST_LIST if is_list(raw) else Oddity.BROKEN_MANIFEST
+                yield _spot(layout.MANIFESTS, path, found, oddity, error.message)
 
     def _blobs(self, folder: Folder, owner: int) -> Iterator[Spot]:
         unfinished: list[Spot] = []

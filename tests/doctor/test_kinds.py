@@ -23,6 +23,7 @@ IDS = [
     "colon-in-name",
     "empty-manifest",
     "broken-manifest",
+    "manifest-list",
     "not-readable",
     "writable-by-others",
     "case-conflict",

@@ -208,6 +208,23 @@ async def test_a_broken_manifest_that_nobody_knows_is_kept_in_quarantine(patient
     patient.assert_whole()
 
 
+async def test_a_list_of_manifests_is_told_of_as_that_and_left_alone(patient: Patient) -> None:
+    listed = patient.path / "manifests/registry.ollama.ai/library/many/latest"
+    listed.parent.mkdir(parents=True)
+    index = '{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
+    listed.write_text(index)
+    listed.chmod(0o644)
+
+    seen = await visit(patient.path, fix=True)
+
+    (found,) = [one for one in seen.found if one.subject.endswith("many/latest")]
+    assert found.kind.id == "manifest-list"
+    assert "not one model" in found.what
+    assert not seen.treated
+    assert listed.read_text() == index
+    assert not patient.quarantined
+
+
 async def test_two_names_of_one_blob_stay_one_blob_and_one_in_quarantine(patient: Patient) -> None:
     twin = patient.weights.with_name(patient.model.weights)
     shutil.copy(patient.weights, twin)

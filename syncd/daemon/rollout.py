@@ -300,7 +300,7 @@ class Rollouts:
         try:
             return await in_thread(self._store.models.tag_digest, rollout.name) == rollout.digest
         except SyncdError as error:
-            log.warning("rollout.unreadable", name=str(rollout.name), error=error.message)
+            log.warning("rollout.model_unreadable", name=str(rollout.name), error=error.message)
             return False
 
     async def _warm(self, instances: Sequence[Instance], name: ModelName) -> frozenset[str]:

@@ -272,6 +272,10 @@ class BlobStore:
         return None if fd is None else BlobCheck(blob, fd, folder.path / file)
 
     def _restore(self, file: str) -> None:
+        found = self._keep.stat(file)
+        if found is not None and stat.S_IMODE(found.st_mode) != layout.BLOB_MODE:
+            # Before it is seen: servers in containers run as other users.
+            self._keep.set_mode(file, (found.st_dev, found.st_ino), layout.BLOB_MODE)
         self._keep.link(file, self._blobs, file, through=self._staging)
         self._blobs.fsync()
 

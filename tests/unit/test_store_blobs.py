@@ -44,6 +44,17 @@ def staged(store: Store) -> list[str]:
     return sorted(path.name for path in (store.path / ".syncd" / "staging").iterdir())
 
 
+@pytest.mark.parametrize("mode", [0o400, 0o000, 0o666])
+def test_what_is_put_back_from_keep_can_be_read_by_all_and_written_by_nobody(store: Store, mode: int) -> None:
+    commit(store, CONTENT)
+    blob_path(store, BLOB).unlink()
+    kept(store).chmod(mode)
+
+    assert store.blobs.status(BLOB) is BlobStatus.STORED
+
+    assert blob_path(store, BLOB).stat().st_mode & 0o7777 == 0o444
+
+
 # What a commit makes
 
 

@@ -27,18 +27,7 @@ from syncd.instances.plan import (
     next_look,
     next_show,
 )
-from syncd.instances.probe import (
-    Cell,
-    Fault,
-    Level,
-    Look,
-    Proof,
-    Published,
-    Row,
-    Showing,
-    holds,
-    hosted,
-)
+from syncd.instances.probe import Cell, Fault, Level, Look, Proof, Published, Row, Showing, holds, hosted
 from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
 

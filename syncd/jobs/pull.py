@@ -227,7 +227,8 @@ class _Pull:
             await in_thread(self._let_go, manifest.digest, before)
             raise
         await self._blobs.bring_again(manifest, lease)
-        await in_thread(self._remember, found)
+        if manifest.digest != seen or not await in_thread(self._is_noted, manifest.digest):
+            await in_thread(self._remember, found)  # else its bytes alone were mended
         self._log.info("pull.published", digest=str(manifest.digest), origin=found.source)
 
     async def _prepare(self, manifest: Manifest) -> None:
@@ -250,6 +251,11 @@ class _Pull:
         history = self._store.models.history(self._name)
         if not history or history[0].manifest.digest != found.manifest.digest:
             self._remember(found)
+
+    def _is_noted(self, digest: Digest) -> bool:
+        latest = next(iter(self._store.models.publications(self._name)), None)
+        chosen = self._reference.digest is not None
+        return latest is not None and (latest.manifest.digest, latest.chosen) == (digest, chosen)
 
     def _remember(self, found: FetchedManifest) -> None:
         """Note it in the history; a tag that has moved back to what it was before is worth a word."""

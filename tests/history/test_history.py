@@ -6,6 +6,7 @@ from syncd.store.root import Store
 from tests.history.world import forget, rolled_back, run, told, version, versions
 from tests.pull.world import model_name, pulled
 from tests.support.daemon import RunningDaemon
+from tests.support.oracle import assert_store_whole
 from tests.support.registry import ScriptedRegistry
 
 
@@ -23,6 +24,23 @@ async def test_every_publication_is_an_entry_and_every_manifest_is_raw(
     assert [one.manifest.raw for one in found] == [first.manifest, second.manifest, first.manifest]
     assert [one.time for one in found] == sorted((one.time for one in found), reverse=True)
     assert [one.manifest.raw for one in each] == [first.manifest, second.manifest]
+
+
+async def test_bytes_that_are_fetched_again_for_a_version_that_never_left_are_no_publication(
+    registry: ScriptedRegistry, store_path: Path
+) -> None:
+    (model,) = await versions(registry, store_path, 1)
+    for _ in range(2):
+        forget(store_path, model.weights)
+        await pulled(model.name, store_path)
+    (store_path / "manifests").joinpath(*model_name(model.name).parts).unlink()
+    await pulled(model.name, store_path)
+
+    with Store.open(store_path, create=False) as store:
+        found = store.models.publications(model_name(model.name))
+
+    assert len(found) == 2  # the first one, and the one after somebody took the tag away
+    assert assert_store_whole(store_path) == {model.name: model.digest}
 
 
 async def test_a_publication_that_was_chosen_is_marked(registry: ScriptedRegistry, store_path: Path) -> None:

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 _ROOM = 0.1  # seconds until a manager that had no room for a message gets it again
 _TRIES = 100  # a manager that never reads must not keep later reloads from being heard
-_OPEN_AGAIN = 30.0  # seconds until another try at what new settings ask for and could not have
+_OPEN_AGAIN = 30.0  # seconds
 
 
 def needs_restart(then: Settings, now: Settings) -> tuple[str, ...]:
@@ -60,8 +60,10 @@ class GoingBySettings:
 class InForce:
     """Two services: ``take_over`` goes by new settings, ``reload_when_asked`` has them read anew."""
 
-    def __init__(self, settings: AppliedSettings, those: GoingBySettings) -> None:
+    def __init__(self, settings: AppliedSettings, those: GoingBySettings, *, open_again: float = _OPEN_AGAIN) -> None:
+        """``open_again``: seconds until another try at what new settings ask for and could not have."""
         self._settings = settings
+        self._open_again = open_again
         self._those = those
         self._in_force = settings.revision  # that everything goes by
         self._used = settings.current
@@ -93,8 +95,8 @@ class InForce:
         while True:
             revision = await self._next_revision()
             loaded, fault = self._settings.current, self._settings.fault
-            # Refused ones may come right after others that were not, and nobody has gone by those yet.
-            if fault is None or loaded is not self._used:
+            # Refused ones may come right after others that were not, and nobody has gone by those yet, or not by all.
+            if fault is None or loaded is not self._used or self._not_applied is not None:
                 await self._use(loaded)
             if revision > self._in_force:
                 self._those.telemetry.settings_read(applied=fault is None)
@@ -110,7 +112,7 @@ class InForce:
     async def _next_revision(self) -> int:
         """The newest one, once there is one to go by, or it is time to try again what could not be opened."""
         try:
-            async with asyncio.timeout(None if self._not_applied is None else _OPEN_AGAIN):
+            async with asyncio.timeout(None if self._not_applied is None else self._open_again):
                 return await self._settings.changed(self._in_force)
         except TimeoutError:
             return self._in_force

@@ -17,13 +17,14 @@ from syncd.aio import only_error
 from syncd.api.catalogue import rfc3339
 from syncd.daemon.loaded import Loaded
 from syncd.daemon.serving import Serving
+from syncd.daemon.settings import MAX_CONNECTIONS
 from syncd.errors import ExitCode, SyncdError
 from syncd.store.locks import Lock
 from syncd.store.root import Store
 
 log = structlog.get_logger()
 
-_THREADS = 64 + 32  # one for each connection that settings may allow, and some for hashing, syncing and looking
+_THREADS = MAX_CONNECTIONS + 32  # one for each connection, and some for hashing, syncing and looking
 _STOP_WITHIN = 9.0  # seconds after which an end that hangs is forced
 
 

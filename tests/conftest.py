@@ -24,17 +24,16 @@ class OneMachine(LoadScopeScheduling):
     """Tests go to whichever of xdist's workers is free; those that share a machine or an Engine go to one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((shared for shared in _SHARED if nodeid.startswith(shared)), nodeid)
+        return next((shared[0] for shared in _SHARED if nodeid.startswith(shared)), nodeid)
 
 
-# What a booted machine, a Docker Engine and a Prometheus are started for; archives and virtual environments made for.
+# What a booted machine, a Docker Engine and a Prometheus are started for; archives made for, once for both.
 _SHARED = (
-    "tests/systemd/",
-    "tests/docker/",
-    "tests/image/",
-    "tests/monitoring/test_prometheus",
-    "tests/packaging/test_archives",
-    "tests/packaging/test_wheel",
+    ("tests/systemd/",),
+    ("tests/docker/",),
+    ("tests/image/",),
+    ("tests/monitoring/test_prometheus",),
+    ("tests/packaging/test_archives", "tests/packaging/test_wheel"),
 )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,15 +17,19 @@ def environ(**more: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """``folder``/venv, used from ``folder``, which is also the home folder of what runs there."""
+    """``folder``/venv, used from ``folder``, which is also the home folder of what runs there.
+
+    ``own_pip``: whether the pip in it is the one that came with its Python; else the tests' own pip works on it.
+    """
 
     folder: Path
+    own_pip: bool
 
     @classmethod
-    def make(cls, folder: Path, python: Path) -> Self:
-        """One with pip alone in it."""
-        _run((str(python), "-m", "venv", str(folder / "venv")), folder)
-        return cls(folder)
+    def make(cls, folder: Path, python: Path, *, own_pip: bool) -> Self:
+        """One with pip alone in it, or nothing: to unpack a pip takes half as long as all that it would install."""
+        _run((str(python), "-m", "venv", *(() if own_pip else ("--without-pip",)), str(folder / "venv")), folder)
+        return cls(folder, own_pip)
 
     @property
     def bin(self) -> Path:
@@ -33,8 +38,14 @@ class Environment:
 
     def install(self, *what: str) -> None:
         """Have pip install this, as this host's settings for pip say, in the caller's home."""
-        command = ("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--prefer-binary", *what)
-        _run((str(self.bin / command[0]), *command[1:]), self.folder)
+        # Not compiled: a small part of it is run, and that is compiled then.
+        self.pip("install", "--quiet", "--disable-pip-version-check", "--prefer-binary", "--no-compile", *what)
+
+    def pip(self, *arguments: str) -> str:
+        """Run pip on this environment, which must succeed; what it wrote to stdout."""
+        python = str(self.bin / "python")
+        pip = (python, "-m", "pip") if self.own_pip else (sys.executable, "-m", "pip", "--python", python)
+        return _run((*pip, *arguments), self.folder)
 
     def run(self, program: str, *arguments: str) -> str:
         """Run a program of this environment, which must succeed; what it wrote to stdout."""
@@ -49,7 +60,7 @@ def _run(command: tuple[str, ...], folder: Path, **more: str) -> str:
         capture_output=True,
         text=True,
         cwd=folder,
-        env=environ(**more),
+        env=environ(PYTHONDONTWRITEBYTECODE="", **more),  # what one run has compiled the next one has
         timeout=500,
         check=False,
     )

@@ -59,12 +59,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 @pytest.fixture(scope="session")
 def bare(built: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Environment]:
-    """A virtual environment of this Python that holds the wheel and what it asked for, made when first asked for."""
+    """A virtual environment of this Python that holds the wheel and what it asked for, made when first asked for.
+
+    That of the oldest Python with the pip that comes with it, the oldest that has to understand the wheel.
+    """
     made: dict[str, Environment] = {}
 
     def of(version: str) -> Environment:
         if version not in made:
-            made[version] = Environment.make(tmp_path_factory.mktemp(f"bare-{version}"), pythons()[version])
+            folder, found = tmp_path_factory.mktemp(f"bare-{version}"), pythons()
+            made[version] = Environment.make(folder, found[version], own_pip=version == next(iter(found)))
             made[version].install(str(built["wheel"]))
         return made[version]
 
@@ -81,7 +85,7 @@ def lowest(built: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) 
             folder = tmp_path_factory.mktemp(f"lowest-{version}")
             pinned = folder / "constraints.txt"
             pinned.write_text("\n".join(constraints(dependencies(CHECKOUT / "pyproject.toml"))))
-            made[version] = Environment.make(folder, pythons()[version])
+            made[version] = Environment.make(folder, pythons()[version], own_pip=False)
             made[version].install("--constraint", str(pinned), str(built["wheel"]))
         return made[version]
 

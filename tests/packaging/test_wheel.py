@@ -52,7 +52,7 @@ def test_with_the_newest_dependencies_it_works(newest: Environment, tmp_path: Pa
 
 
 def test_with_the_oldest_dependencies_it_works(oldest: Environment, tmp_path: Path) -> None:
-    held = oldest.run("python", "-m", "pip", "list", "--format=freeze").splitlines()
+    held = oldest.pip("list", "--format=freeze").splitlines()
     declared = constraints(dependencies(CHECKOUT / "pyproject.toml"))
 
     assert {same(pin) for pin in declared} <= {same(pin) for pin in held}
@@ -66,7 +66,7 @@ def same(pin: str) -> str:
 
 def works(environment: Environment, store: Path) -> None:
     """What anybody does first, and every import."""
-    assert environment.run("python", "-m", "pip", "check") == "No broken requirements found.\n"
+    assert environment.pip("check") == "No broken requirements found.\n"
     assert environment.run("syncd", "--version") == f"syncd {__version__}\n"
     assert environment.run("syncd", "--help").startswith("Usage: syncd ")
     environment.run("syncd", "init", "--store", str(store))

@@ -15,6 +15,7 @@ from syncd.cli import bundle_file, bundling_page, logs, running
 from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.render import PullView
 from syncd.cli.session import Session
+from syncd.daemon.renewals import noting
 from syncd.daemon.rules import policy_of
 from syncd.errors import ExitCode, InvalidManifestError, SyncdError, UsageError
 from syncd.jobs import bundle
@@ -120,6 +121,7 @@ def import_models(context: click.Context, file: str, *, name: str | None, quiet:
             found = bundle.opened(None if file == _STANDARD else origin, stack)
             models = {} if isinstance(found, Stream) else bundle.chosen(bundle.offered(found), wanted)
         store = stack.enter_context(session.open_store(create=True, writes=True))
+        store.blobs.renewing = noting(store)  # servers may have a damaged file loaded whose place another one takes
         supply: Supply
         if isinstance(found, Stream):
             received = Received(store, wanted, policy_of(session.loaded), session.loaded.settings.min_free)

@@ -6,7 +6,7 @@ and forgotten when the servers have been seen to, so that a daemon that dies in 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import structlog
 
@@ -20,17 +20,45 @@ from syncd.store.root import Store
 log = structlog.get_logger()
 
 _PREFIX = "renewed-"
+_LOOK_EVERY = 10.0  # seconds: what processes beside the daemon have noted
 _IN_MEMORY = frozenset(
     f"application/vnd.ollama.image.{kind}" for kind in ("model", "projector", "adapter", "tensor", "draft")
 )
 """Layers that a runner has in its memory; all others are read at each request (ollama ``llama.NewLlamaServer``)."""
 
 
+def noting(store: Store) -> Callable[[Digest], AbstractContextManager[None]]:
+    """A ``BlobStore.renewing`` for a process beside the daemon: the daemon, or its next life, sees to the servers."""
+
+    @contextmanager
+    def renewing(digest: Digest) -> Iterator[None]:
+        _note(store, digest)
+        yield
+        _note(store, digest)  # the daemon may have seen to the first one before the file was there
+
+    return renewing
+
+
+def _note(store: Store, digest: Digest) -> None:
+    """One that cannot be made stops no repair."""
+    try:
+        store.state.write(_PREFIX + digest.hex, b"")
+    except SyncdError as error:
+        log.warning("renewal.not_noted", digest=str(digest), error=error.message)
+
+
 class Renewals:
     """``renewing`` is the store's hook (``BlobStore.renewing``). For one event loop, which must run by then."""
 
-    def __init__(self, store: Store, replaced: Callable[[Iterable[ModelName]], Awaitable[None]]) -> None:
-        """``replaced``: brings the servers to load these models anew."""
+    def __init__(
+        self,
+        store: Store,
+        replaced: Callable[[Iterable[ModelName]], Awaitable[None]],
+        *,
+        look_every: float = _LOOK_EVERY,
+    ) -> None:
+        """``replaced``: brings the servers to load these models anew. ``look_every``: seconds between two looks."""
+        self._look_every = look_every
         self._store = store
         self._replaced = replaced
         self._stirred = asyncio.Event()
@@ -41,13 +69,10 @@ class Renewals:
 
     @contextmanager
     def renewing(self, digest: Digest) -> Iterator[None]:
-        """While a new file takes its place. In a thread; a note that cannot be made stops no repair."""
+        """While a new file takes its place. In a thread."""
         note = _PREFIX + digest.hex
         self._under_way.add(note)
-        try:
-            self._store.state.write(note, b"")
-        except SyncdError as error:
-            log.warning("renewal.not_noted", digest=str(digest), error=error.message)
+        _note(self._store, digest)
         try:
             yield
             self.count += 1
@@ -65,7 +90,11 @@ class Renewals:
                 await self._see_to_all()
             except SyncdError as error:
                 log.warning("renewals.not_seen_to", error=error.message)
-            await self._stirred.wait()
+            try:
+                async with asyncio.timeout(self._look_every):
+                    await self._stirred.wait()
+            except TimeoutError:
+                continue
             self._stirred.clear()
 
     async def _see_to_all(self) -> None:

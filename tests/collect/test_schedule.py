@@ -66,9 +66,14 @@ class Scheduled:
 
 
 @asynccontextmanager
-async def scheduled(path: Path, server: StandIn, *, every: float | None = HOUR) -> AsyncIterator[Scheduled]:
-    """The daemon's parts that matter here. The server is never told to unload anything."""
-    wanted = settings(instance("gpu-0", server, reload=ReloadWay.NONE, prove=Prove.NEVER))
+async def scheduled(
+    path: Path, server: StandIn, *, every: float | None = HOUR, patience: float = 10.0
+) -> AsyncIterator[Scheduled]:
+    """The daemon's parts that matter here. The server is never told to unload anything.
+
+    ``patience``: seconds until it counts as one that does not answer.
+    """
+    wanted = settings(instance("gpu-0", server, reload=ReloadWay.NONE, prove=Prove.NEVER), timeout=patience)
     schedule = CollectSettings(every=None if every is None else CollectInterval(every))
     wanted = msgspec.structs.replace(wanted, collect=schedule)
     async with life(path, wanted) as world:
@@ -130,7 +135,7 @@ async def test_while_a_server_does_not_answer_no_blob_goes(store_path: Path, ser
     with Store.open(store_path, create=False) as store:
         orphan = store.path / "blobs" / blob_file(str(commit(store, b"orphan").digest))
     server.hang()
-    async with scheduled(store_path, server) as life:
+    async with scheduled(store_path, server, patience=2.0) as life:
         await life.until(lambda: any("nobody knows what gpu-0" in why for why in life.collecting.info().waiting))
         assert orphan.exists()
 
@@ -142,7 +147,7 @@ async def test_while_a_server_does_not_answer_no_blob_goes(store_path: Path, ser
 async def test_what_a_server_had_loaded_before_it_hung_counts_as_loaded(
     mistral: ModelHandle, store_path: Path, server: StandIn
 ) -> None:
-    async with scheduled(store_path, server, every=None) as life:
+    async with scheduled(store_path, server, every=None, patience=2.0) as life:
         await life.world.rolled_out(mistral.name)
         await asyncio.to_thread(ask, server, "/api/generate", {"model": mistral.name, "keep_alive": -1})
         await life.until(life.servers.loaded)

@@ -19,6 +19,7 @@ from syncd.store.root import Store
 from tests.crash import strace
 from tests.support.forks import Forker
 from tests.support.oracle import assert_store_whole, unreferenced_blobs
+from tests.support.store_copies import Template
 from tests.unit.store_world import NAME, blob_path, commit, descriptor, manifest_of, publish
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
@@ -44,27 +45,18 @@ _HOUR = 3600.0
 class Scene:
     """A store with one whole model and all kinds of what a collection takes. Stores are copies of it by hard links."""
 
-    template: Path
+    template: Template
     forker: Forker
     now: float
 
     def store(self, name: str) -> Path:
-        copy = self.template.with_name(name)
-        shutil.copytree(self.template, copy, copy_function=_link_or_copy)
-        return copy
+        return self.template.copy(self.template.path.with_name(name))
 
     def run(self, store: Path, *options: str) -> strace.TracedEnding:
         """A collection under strace from its first call on."""
         arguments = {"store": str(store), "now": self.now, "quarantine_age": _HOUR}
         run = self.forker.fork("tests.collect.collects:collected", arguments)
         return strace.traced(run, store.with_name("trace"), *options)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    if Path(source).parent.name in {"blobs", "keep"}:
-        os.link(source, target)  # syncd knows a blob again by its inode
-    else:
-        shutil.copy2(source, target)
 
 
 def _fill(path: Path) -> None:
@@ -96,7 +88,7 @@ def scene() -> Iterator[Scene]:
     _fill(folder / "template")
     try:
         with Forker("tests.collect.collects") as forker:
-            yield Scene(folder / "template", forker, time.time() + _WEEK_AND_A_DAY)
+            yield Scene(Template(folder / "template"), forker, time.time() + _WEEK_AND_A_DAY)
     finally:
         shutil.rmtree(folder)
 

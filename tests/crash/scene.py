@@ -1,8 +1,6 @@
 """A store with a past, a registry with a new version, and pulls that faults hit."""
 
 import asyncio
-import os
-import shutil
 import stat
 import time
 from collections.abc import Collection
@@ -23,6 +21,7 @@ from tests.support.gguf_files import Shape, language_model
 from tests.support.models import Model, model_from
 from tests.support.oracle import assert_store_whole, unreferenced_blobs
 from tests.support.registry import ScriptedRegistry
+from tests.support.store_copies import Template
 
 _TEMPLATE = b"[INST] {{ .Prompt }} [/INST] {{ .Response }}"
 
@@ -78,7 +77,7 @@ class Scene:
         for handle in (self.old, self.other):
             ending = puller.pull(self._template, handle.name)
             assert ending.done, ending.result
-        self._times = {path: path.stat().st_mtime_ns for path in _files(self._template)}
+        self._as_it_is = Template(self._template)
         self.new = registry.add(model("mistral:7b", seed=3))
 
     @property
@@ -92,11 +91,7 @@ class Scene:
 
     def store(self) -> Path:
         """A fresh copy of the template."""
-        copy = self.path()
-        for path, mtime in self._times.items():
-            os.utime(path, ns=(mtime, mtime))  # an earlier pull has refreshed the blob that all copies share
-        shutil.copytree(self._template, copy, copy_function=_link_or_copy)
-        return copy
+        return self._as_it_is.copy(self.path())
 
     def assert_nothing_lost(self, store: Path, *, past: bool = True) -> None:
         """What is visible is whole; ``past``: and both models are, one in its old version or its new one."""
@@ -183,14 +178,3 @@ def bytes_held(store: Path, digest: str, blob: Content) -> int:
             if blake3(content.read(end - start)).digest() == claimed:
                 held += end - start
     return held
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    if Path(source).parent.name in {"blobs", "keep"}:
-        os.link(source, target)
-    else:
-        shutil.copy2(source, target)

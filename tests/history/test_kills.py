@@ -14,6 +14,7 @@ from tests.history.world import forget, held
 from tests.support.forks import Ending
 from tests.support.oracle import assert_store_whole, unreferenced_blobs
 from tests.support.registry import ScriptedRegistry
+from tests.support.store_copies import Template
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 
@@ -25,19 +26,15 @@ class Rollbacks:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self._template = scene.store()
-        ending = scene.puller.pull(self._template, scene.new.name)
+        path = scene.store()
+        ending = scene.puller.pull(path, scene.new.name)
         assert ending.done, ending.result
-        forget(self._template, scene.old.weights)
-        self._times = {path: path.stat().st_mtime_ns for path in self._template.rglob("*") if path.is_file()}
+        forget(path, scene.old.weights)
+        self._template = Template(path)
 
     def store(self) -> Path:
         """A copy whose blobs are known by their records, as those of the template are."""
-        copy = self.scene.path()
-        for path, mtime in self._times.items():
-            os.utime(path, ns=(mtime, mtime))
-        shutil.copytree(self._template, copy, copy_function=_link_or_copy)
-        return copy
+        return self._template.copy(self.scene.path())
 
     def traced(self, store: Path, *options: str) -> TracedEnding:
         return self.scene.puller.traced(store, self.scene.new.name, self.scene.path("trace"), *options, rollback=True)
@@ -98,10 +95,3 @@ def test_a_kill_at_any_call_of_a_rollback_leaves_one_version_whole_and_the_next_
         assert unreferenced_blobs(store) <= set(scene.new.blobs)
     assert kills > len(clean.calls) / 2
     assert {(new, None), (old, old)} <= seen, "kills came before and after it was back"
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    if Path(source).parent.name in {"blobs", "keep"}:
-        os.link(source, target)
-    else:
-        shutil.copy2(source, target)

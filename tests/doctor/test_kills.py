@@ -1,15 +1,13 @@
 """``syncd doctor --fix`` is killed at calls by which it changes the store; nothing is lost, the next one ends it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.crash import strace
 from tests.doctor.world import Patient, visit
-from tests.pull.world import ROOT
+from tests.support import commands
 from tests.support.models import build_model
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
@@ -33,21 +31,14 @@ def make_faults(patient: Patient) -> None:
     (patient.path / "blobs" / twin.config).write_bytes(config.read(0, config.size))
 
 
-def fixed(store: Path, call: str, number: int) -> int:
-    """The exit code of a doctor that is killed at the ``number``-th call of that kind, if it comes to that."""
-    trace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=KILL:when={number}")
-    doctor = (sys.executable, "-m", "syncd.cli.main", "doctor", "--fix", "--offline", "--store", str(store))
-    done = subprocess.run(
-        (*trace, *doctor),
-        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode in {0, -9, 137}, (done.returncode, done.stderr)
-    return done.returncode
+def fixed(store: Path, call: str, number: int) -> bool:
+    """Whether a doctor comes to its end that is killed at its ``number``-th call of that kind, if there are so many."""
+    environ = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"}
+    run = commands.forked("doctor", "--fix", "--offline", "--store", str(store), environ=environ)
+    kill = f"inject={call}:signal=KILL:when={number}"
+    ending = strace.traced(run, store.parent / "trace", "-e", f"trace={call}", "-e", kill)
+    assert ending.killed or ending.done, ending
+    return ending.done
 
 
 def contents(store: Path) -> list[str]:
@@ -66,7 +57,7 @@ async def test_a_doctor_that_is_killed_loses_nothing(patient: Patient, call: str
         make_faults(patient)
         before = contents(patient.path)
 
-        killed = fixed(patient.path, call, number) != 0
+        killed = not fixed(patient.path, call, number)
 
         kills += killed
         assert contents(patient.path) == before

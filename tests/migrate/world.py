@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.adopt.world import blob_file, lay, tag_file
+from tests.support import commands
 from tests.support.daemon import ROOT, RunningDaemon, eventually
 from tests.support.models import Model, five_models, model_from
 from tests.support.ollama_servers import ask
@@ -23,7 +24,6 @@ from tests.support.standin import StandIn
 SERVERS = 8
 WEIGHTS = 64 * 1024  # bytes
 SYNCD = (sys.executable, "-m", "syncd.cli.main")
-_PATIENCE = 90.0
 
 
 def standing(server: dict[str, Any]) -> set[bool]:
@@ -123,12 +123,12 @@ class Host:
         lay(self.copies[1], absent)
         flip(blob_file(self.copies[1], absent.weights))
 
-    def command(self, *more: str, wanted: Sequence[str] | None = None) -> list[str]:
+    def arguments(self, *more: str, wanted: Sequence[str] | None = None) -> list[str]:
         """The copies for sources, all models wanted unless ``wanted`` says otherwise."""
         names = wanted if wanted is not None else [model.name for model in self.models]
         asked = [argument for name in names for argument in ("--model", name)]
         sources = [str(copy) for copy in self.copies if copy.exists()]
-        return [*SYNCD, "migrate", "--json", *sources, *asked, *more]
+        return ["migrate", "--json", *sources, *asked, *more]
 
     def environment(self) -> dict[str, str]:
         if self.daemon is not None:
@@ -138,21 +138,13 @@ class Host:
 
     def migrate(self, *more: str, wanted: Sequence[str] | None = None) -> Done:
         """Run it to its end."""
-        ended = subprocess.run(
-            self.command(*more, wanted=wanted),
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=_PATIENCE,
-            check=False,
-        )
+        ended = commands.completed(*self.arguments(*more, wanted=wanted), environ=self.environment())
         return Done(ended.returncode, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
 
     def start(self) -> subprocess.Popen[str]:
         """Run it, and do not wait."""
         return subprocess.Popen(
-            self.command(),
+            [*SYNCD, *self.arguments()],
             env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -162,14 +154,17 @@ class Host:
 
     def migrate_and_die(self, event: int) -> bool:
         """Run it, and kill it at the event of this number (from 1 on, progress aside); whether it came so far."""
-        process = self.start()
-        with process:
-            assert process.stdout is not None
-            for line in process.stdout:
+        reading, writing = os.pipe()
+        with Path(os.devnull).open("r+b", buffering=0) as nothing:
+            streams = (nothing.fileno(), writing, nothing.fileno())
+            run = commands.forked(*self.arguments(), environ=self.environment(), streams=streams).go()
+        os.close(writing)
+        with os.fdopen(reading) as lines:
+            for line in lines:
                 event -= json.loads(line)["event"] != "progress"
                 if event == 0:
-                    process.send_signal(signal.SIGKILL)
-                    return True
+                    return run.kill().killed
+        run.wait()
         return False
 
     def quarantined(self) -> list[str]:

@@ -101,7 +101,10 @@ async def _give_up(
 
 
 def _discard(store: Store, damage: Damage) -> None:
-    """Give back what a new file has taken: it is not to be."""
+    """Give back what a new file has taken: it is not to be.
+
+    What is right is copied again at the next try, in a day: kept until then it would take the blob's size twice.
+    """
     lock = store.locks.try_digest(damage.blob.digest)
     if lock is not None:
         with lock:

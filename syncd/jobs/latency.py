@@ -11,7 +11,7 @@ from typing import Self
 
 _LEAST = 1e-4  # seconds: whatever is shorter counts as this
 _GROWTH = 1.02
-_LAST = math.ceil(math.log(86400.0 / _LEAST, _GROWTH))  # a day; beyond it only the longest one is known
+_LAST = math.ceil(math.log(86400.0 / _LEAST, _GROWTH)) + 1  # beyond a day: of these only the longest one is known
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,14 @@ class OneMachine(LoadScopeScheduling):
         return next((shared[0] for shared in _SHARED if nodeid.startswith(shared)), nodeid)
 
 
-# What a booted machine, a Docker Engine and a Prometheus are started for; archives made for, once for both.
+# What a booted machine, an Engine and a Prometheus are started for; archives made for, once for both; code read for.
 _SHARED = (
     ("tests/systemd/",),
     ("tests/docker/",),
     ("tests/image/",),
     ("tests/monitoring/test_prometheus",),
     ("tests/packaging/test_archives", "tests/packaging/test_wheel"),
+    ("tests/docs/test_reference",),
 )
 
 

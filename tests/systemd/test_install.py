@@ -24,9 +24,12 @@ def copy(installed: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree in which syncd is installed under another prefix, and settings were there before."""
+    """A tree in which syncd is installed under another prefix, and settings were there before.
+
+    Its path has a blank in it, and is longer than what a kernel takes for a script's interpreter.
+    """
     needs_debians_python()
-    root = tmp_path_factory.mktemp("elsewhere")
+    root = tmp_path_factory.mktemp("elsewhere") / "a package" / ("x" * 120)
     (root / "etc/syncd").mkdir(parents=True)
     (root / "etc/syncd/syncd.toml").write_text(_MINE)
     make("install", root, PREFIX="/opt/syncd")
@@ -61,15 +64,13 @@ def test_another_prefix_is_heeded(elsewhere: Path) -> None:
     assert (elsewhere / "etc/sysusers.d/syncd.conf").is_file()
 
 
-def test_where_it_is_staged_does_not_show_however_long_its_path_is(tmp_path: Path) -> None:
-    needs_debians_python()
-    root = tmp_path / "a package" / ("x" * 120)
-    root.mkdir(parents=True)
-    make("install", root)
+def test_where_it_is_staged_does_not_show_however_long_its_path_is(elsewhere: Path) -> None:
+    program = elsewhere / "opt/syncd/lib/syncd/bin/syncd"
 
-    program = root / "usr/local/lib/syncd/bin/syncd"
-    assert program.read_text().startswith("#!/usr/local/lib/syncd/bin/python -I\n")
-    assert [path for path in root.rglob("*") if path.is_file() and str(root).encode() in path.read_bytes()] == []
+    assert program.read_text().startswith("#!/opt/syncd/lib/syncd/bin/python -I\n")
+    assert [
+        path for path in elsewhere.rglob("*") if path.is_file() and str(elsewhere).encode() in path.read_bytes()
+    ] == []
 
 
 def test_man_and_the_shells_find_what_they_look_for(installed: Path, elsewhere: Path) -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import click
 
-from syncd.aio import in_thread_stoppable
+from syncd.aio import in_thread, in_thread_stoppable
 from syncd.api import bundles, events
-from syncd.cli import bundle_file, bundling_page, logs, running
+from syncd.cli import bundle_file, bundling_page, logs, place, running
 from syncd.cli.options import as_json, examples, shared, stored_names
 from syncd.cli.render import PullView
 from syncd.cli.session import Session
 from syncd.daemon.renewals import noting
 from syncd.daemon.rules import policy_of
-from syncd.errors import ExitCode, InvalidManifestError, SyncdError, UsageError
+from syncd.errors import BusyError, ExitCode, InvalidManifestError, SyncdError, UsageError
 from syncd.jobs import bundle
 from syncd.jobs.blobs import Supply
 from syncd.jobs.bundle import STDIN, Stream
@@ -132,8 +132,26 @@ def import_models(context: click.Context, file: str, *, name: str | None, quiet:
             supply = ReceivedSupply(received, store, origin)
         else:
             supply = LocatedSupply(found, origin)
+        replaced: list[ModelName] = []
         with bundling_page.pulls(quiet=quiet, as_json=as_json) as view:
-            return running.run(_take_all(models, supply, store, session, origin, view), hint=_HINT)
+            code = running.run(_take_all(models, supply, store, session, origin, view, replaced), hint=_HINT)
+        if replaced and _has_daemon(session):
+            names = " ".join(map(str, replaced))
+            session.notice(
+                "servers that have an older version loaded keep it until they unload it:"
+                f" 'syncd reload {names}' has them load this one"
+            )
+        return code
+
+
+def _has_daemon(session: Session) -> bool:
+    try:
+        place.refuse_beside_a_daemon(session)
+    except BusyError:
+        return True
+    except SyncdError:
+        pass  # one that does not answer is told of by 'syncd status': the import itself is done
+    return False
 
 
 async def _receive(received: Received, stream: Stream, origin: Path, watch: bundling_page.Watch) -> None:
@@ -148,12 +166,22 @@ async def _receive(received: Received, stream: Stream, origin: Path, watch: bund
 
 
 async def _take_all(
-    models: Mapping[ModelName, Manifest], supply: Supply, store: Store, session: Session, origin: Path, view: PullView
+    models: Mapping[ModelName, Manifest],
+    supply: Supply,
+    store: Store,
+    session: Session,
+    origin: Path,
+    view: PullView,
+    replaced: list[ModelName],
 ) -> int:
-    """One model after another; the exit code of the first that failed, else 0."""
+    """One model after another; the exit code of the first that failed, else 0.
+
+    ``replaced`` gets those that took another version's place.
+    """
     code = ExitCode.DONE
     for name in sorted(models):
         try:
+            before = await in_thread(store.models.tag_digest, name)
             outcome = await take_in(
                 name,
                 models[name],
@@ -170,6 +198,8 @@ async def _take_all(
             running.heed_cancellation()
         else:
             view.done(outcome)
+            if before not in {None, outcome.digest}:
+                replaced.append(name)
     return code
 
 

@@ -322,6 +322,24 @@ def test_a_running_daemon_serves_what_is_imported_beside_it(tmp_path: Path, mist
     assert mistral.digest in assert_store_whole(daemon.store).values()
 
 
+def test_beside_a_daemon_it_says_how_servers_get_the_version_that_took_anothers_place(tmp_path: Path) -> None:
+    first, second = small("one:1b", "first"), small("one:1b", "second")
+    bundles = [tmp_path / "first.tar", tmp_path / "second.tar"]
+    for bundle, model in zip(bundles, (first, second), strict=True):
+        bundle.write_bytes(Layout.of(model).tar())
+    daemon = RunningDaemon(tmp_path / "host")
+    try:
+        with daemon:
+            new, changed, same = (daemon.command("import", str(one)) for one in (*bundles, bundles[1]))
+    finally:
+        daemon.stop(signal.SIGKILL)
+    alone = syncd(daemon.store, "import", str(bundles[0]))
+
+    assert [one.returncode for one in (new, changed, same, alone)] == [0, 0, 0, 0]
+    assert "'syncd reload one:1b' has them load this one" in changed.stderr
+    assert "syncd reload" not in f"{new.stderr}{same.stderr}{alone.stderr!r}"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_root_becomes_the_owner_and_reads_and_writes_where_only_root_may(
     mistral: Model,

@@ -5,6 +5,7 @@ import contextvars
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import ParamSpec, TypeVar
 
@@ -22,10 +23,13 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
     return await _ended(_submit(function, *args, **kwargs))
 
 
-async def in_thread_stoppable(function: Callable[[Callable[[], bool]], T]) -> T:
-    """As ``in_thread``, for work that takes long: it is handed a function that says whether it was cancelled."""
+async def in_thread_stoppable(function: Callable[[Callable[[], bool]], T], executor: Executor | None = None) -> T:
+    """As ``in_thread``, for work that takes long: it is handed a function that says whether it was cancelled.
+
+    ``executor``: whose thread; None: the loop's.
+    """
     stop = threading.Event()
-    return await _ended(_submit(function, stop.is_set), on_cancel=stop.set)
+    return await _ended(_submit_to(executor, function, stop.is_set), on_cancel=stop.set)
 
 
 async def to_its_end(steps: Coroutine[None, None, T], *, name: str) -> T:
@@ -51,8 +55,14 @@ async def entered(
 
 
 def _submit(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-    context = contextvars.copy_context()
-    return asyncio.get_running_loop().run_in_executor(None, functools.partial(context.run, function, *args, **kwargs))
+    return _submit_to(None, function, *args, **kwargs)
+
+
+def _submit_to(
+    executor: Executor | None, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> asyncio.Future[T]:
+    work = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+    return asyncio.get_running_loop().run_in_executor(executor, work)
 
 
 async def _ended(work: asyncio.Future[T], on_cancel: Callable[[], None] | None = None) -> T:

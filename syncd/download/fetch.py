@@ -1,12 +1,15 @@
 """A blob, from whatever its partial file already holds to verified bytes."""
 
 import asyncio
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from syncd.aio import in_thread, in_thread_stoppable, only_error
 from syncd.download.counters import Counters, Step
+from syncd.download.crew import Load, yielding_threads
 from syncd.download.journal import Journal
 from syncd.download.means import BlobSource, FetchSettings, Means
 from syncd.download.pace import Clock, Random, RateLimit
@@ -26,14 +29,27 @@ from syncd.store.partial import Partial
 class Fetcher:
     """All fetches of a process: they share one budget of connections and one rate limit.
 
-    The loop's executor needs a thread for each connection, and some for hashing and syncing.
+    The loop's executor needs a thread for each connection whose bytes pass through the loop, and some for hashing and
+    syncing.
     """
 
-    def __init__(self, source: BlobSource, settings: FetchSettings, *, clock: Clock, random: Random) -> None:
+    def __init__(
+        self,
+        source: BlobSource,
+        settings: FetchSettings,
+        *,
+        clock: Clock,
+        random: Random,
+        processor: Callable[[], float] = time.process_time,
+    ) -> None:
+        """``processor``: seconds of processor time that this process has used."""
+        cores = len(os.sched_getaffinity(0))
         self._means = Means(
             source=source,
             settings=settings,
             budget=asyncio.Semaphore(settings.connections),
+            threads=yielding_threads(settings.connections),
+            load=lambda: Load(processor, clock, cores),
             limit=RateLimit(settings.max_rate, clock),
             clock=clock,
             random=random,

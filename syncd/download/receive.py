@@ -99,4 +99,4 @@ class Receiver:
             pump(raw, write, connection, self._means.clock, tell=tell, stopped=stopped)
 
         with raw:
-            await in_thread_stoppable(run)
+            await in_thread_stoppable(run, self._means.threads)

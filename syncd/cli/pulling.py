@@ -32,7 +32,9 @@ def _rate(_context: click.Context, _parameter: click.Parameter, value: str | Non
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=stored_names)
 @click.option("--max-rate", metavar="RATE", callback=_rate, help='At most this many bytes a second, such as "50 MB/s".')
 @click.option(
-    "--connections", type=click.IntRange(1, MAX_CONNECTIONS), help="Connections open at once, at most. [default: settings, or 8]"
+    "--connections",
+    type=click.IntRange(1, MAX_CONNECTIONS),
+    help="At most so many connections. [default: settings, or 8]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 @as_json

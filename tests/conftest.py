@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +89,13 @@ def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker
 def store_path(tmp_path: Path) -> Path:
     """Where a store may be made: nothing is there yet."""
     return tmp_path / "models"
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """In memory where that can be: a kill is a kill, however slow the disk is."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="syncd-test-", dir=memory if os.access(memory, os.W_OK) else None
+    ) as folder:
+        yield Path(folder).resolve()

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,5 +45,3 @@ def adopt_and_die(store: str, source: str, number: int, *, delete: bool) -> None
         setattr(os, name, dying(getattr(os, name)))
     with Store.open(Path(store), create=True) as opened:
         asyncio.run(adopted(opened, Path(source), delete=delete))
-    sys.stdout.flush()
-    os._exit(0)

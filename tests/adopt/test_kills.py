@@ -1,40 +1,31 @@
 """An adoption that is killed at any of its steps loses nothing, and the next one gets there."""
 
 import asyncio
-import multiprocessing
-import os
 import shutil
-import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from syncd.store.root import Store
-from tests.adopt import adopter
 from tests.adopt.world import adopted, blob_file, lay, tag_file
 from tests.support.content import digest_of
+from tests.support.forks import Forker
 from tests.support.models import Model, model_from
 from tests.support.oracle import assert_store_whole
 
 pytestmark = pytest.mark.crash
 
-_PATIENCE = 60.0  # seconds
 _MODELS = (
     model_from("one:1b", [("model", b"weights of one" * 99), ("template", b"shared")]),
     model_from("two:1b", [("model", b"weights of two" * 99), ("template", b"shared")]),
 )
 
 
-@pytest.fixture
-def quick_path() -> Iterator[Path]:
-    """In memory where that can be: a kill is a kill, however slow the disk is."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(
-        prefix="syncd-adopt-", dir=memory if os.access(memory, os.W_OK) else None
-    ) as folder:
-        yield Path(folder).resolve()
+@pytest.fixture(scope="module")
+def forker() -> Iterator[Forker]:
+    with Forker("tests.adopt.adopter") as started:
+        yield started
 
 
 def is_somewhere(model: Model, *stores: Path) -> bool:
@@ -46,21 +37,16 @@ def is_somewhere(model: Model, *stores: Path) -> bool:
 
 
 @pytest.mark.parametrize("delete", [False, True], ids=["copied", "moved"])
-def test_a_kill_at_any_step_loses_nothing_and_the_next_run_gets_there(quick_path: Path, delete: bool) -> None:
-    started = multiprocessing.get_context("forkserver")
-    started.set_forkserver_preload(["tests.adopt.adopter"])
+def test_a_kill_at_any_step_loses_nothing_and_the_next_run_gets_there(
+    quick_path: Path, forker: Forker, delete: bool
+) -> None:
     published = {f"registry.ollama.ai/library/{model.name}": model.digest for model in _MODELS}
     for number in range(1, 1000):
         place = quick_path / str(number)
         store, source = place / "store", lay(place / "source", *_MODELS)
-        process = started.Process(
-            target=adopter.adopt_and_die, args=(str(store), str(source), number), kwargs={"delete": delete}
-        )
-        process.start()
-        process.join(_PATIENCE)
-        assert process.exitcode in {0, -signal.SIGKILL}
-        killed = process.exitcode != 0
-        process.close()
+        arguments = {"store": str(store), "source": str(source), "number": number, "delete": delete}
+        ending = forker.fork("tests.adopt.adopter:adopt_and_die", arguments).go().wait()
+        assert ending.killed or ending.done, ending.result
 
         visible = assert_store_whole(store) if (store / "blobs").exists() else {}
         assert visible.items() <= published.items()
@@ -77,7 +63,7 @@ def test_a_kill_at_any_step_loses_nothing_and_the_next_run_gets_there(quick_path
         left = [path for path in source.rglob("*") if path.is_file()]
         assert bool(left) is not delete, f"killed at change {number}, {left} stayed"
         shutil.rmtree(place)
-        if not killed:
+        if ending.done:
             assert number > 50  # it was killed at every change there is
             return
     pytest.fail("it never came to an end")

@@ -1,9 +1,7 @@
 """An import that is killed at any of its steps loses nothing, shows nothing by halves, and the next one gets there."""
 
 import asyncio
-import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,16 +20,6 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 
 _OLD = small("one:1b", "old")
 _NEW = (small("one:1b", "new"), small("two:1b"))
-
-
-@pytest.fixture
-def quick_path() -> Iterator[Path]:
-    """In memory where that can be: a kill is a kill, however slow the disk is."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(
-        prefix="syncd-import-", dir=memory if os.access(memory, os.W_OK) else None
-    ) as folder:
-        yield Path(folder).resolve()
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def perform(path: Path, act: str, *arguments: object) -> str:
     return asyncio.run(work())
 
 
-def perform_quietly(path: Path, act: str, *arguments: object) -> None:
+def perform_quietly(path: str, act: str, arguments: list[object]) -> None:
     """For a process that will be killed."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    perform(path, act, *arguments)
+    perform(Path(path), act, *arguments)

@@ -5,7 +5,6 @@ Real files, a real registry, real processes that are killed, and an Ollama besid
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -22,8 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from structlog.testing import capture_logs
 
-from tests.machine.acts import perform, perform_quietly
+from tests.machine.acts import perform
 from tests.pull.world import model_name
+from tests.support.forks import Forker
 from tests.support.models import Model, model_from
 from tests.support.oracle import assert_store_whole
 from tests.support.registry import ScriptedRegistry
@@ -40,6 +40,7 @@ HOUR = 3600.0
 NAMES = ("one:1b", "two:1b", "three:1b")
 VERSIONS = 3
 MOMENTS = [0.0, 0.001, 0.003, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05]
+_AT_ONCE = 1e-6
 
 
 def _version(name: str, number: int) -> Model:
@@ -71,12 +72,13 @@ class StoreMachine(RuleBasedStateMachine):
     """``allowed``: what each name may hold now; after a kill that is the old or the new."""
 
     registry: ClassVar[ScriptedRegistry]
-    context: ClassVar[multiprocessing.context.BaseContext]
+    forker: ClassVar[Forker]
+    folder: ClassVar[Path]
     counted: ClassVar[list[int]]
 
     def __init__(self) -> None:
         super().__init__()
-        self.path = Path(tempfile.mkdtemp(prefix="machine-")) / "models"
+        self.path = Path(tempfile.mkdtemp(dir=self.folder)) / "models"
         self.later = 0.0
         self.full: dict[str, str] = {}
         self.served: dict[str, str] = {}
@@ -215,12 +217,14 @@ class StoreMachine(RuleBasedStateMachine):
         return perform(self.path, act, *arguments)
 
     def _killed(self, moment: float, act: str, *arguments: object) -> None:
-        process = self.context.Process(target=perform_quietly, args=(self.path, act, *arguments))
-        process.start()
-        process.join(moment)
-        process.kill()
-        process.join()
-        process.close()
+        """``moment``: seconds from where the process, which has everything imported, begins with it."""
+        order = {"path": str(self.path), "act": act, "arguments": arguments}
+        run = self.forker.fork("tests.machine.acts:perform_quietly", order).go()
+        try:
+            ending = run.wait(moment or _AT_ONCE)
+        except TimeoutError:
+            ending = run.kill()
+        assert ending.killed or ending.done, ending.result
 
     def _ollama(self) -> OllamasStore:
         return OllamasStore(self.path, random.Random(0))
@@ -288,11 +292,11 @@ def _spoil(file: Path, how: str, at: int) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_whatever_happens_to_a_store_what_is_seen_is_whole(shard: int, registry: ScriptedRegistry) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.machine.acts"])
+def test_whatever_happens_to_a_store_what_is_seen_is_whole(
+    shard: int, registry: ScriptedRegistry, quick_path: Path
+) -> None:
     # The class's name is what hypothesis derives its choices from, so that each shard goes its own way.
-    machine = type(f"Store{shard}", (StoreMachine,), {"registry": registry, "context": context})
+    machine = type(f"Store{shard}", (StoreMachine,), {"registry": registry, "folder": quick_path})
     choices = settings(
         max_examples=EXAMPLES,
         stateful_step_count=STEPS_OF_ONE,
@@ -303,7 +307,7 @@ def test_whatever_happens_to_a_store_what_is_seen_is_whole(shard: int, registry:
         suppress_health_check=list(HealthCheck),
     )
 
-    with _steps_counted() as steps, capture_logs():
+    with Forker("tests.machine.acts") as machine.forker, _steps_counted() as steps, capture_logs():
         run_state_machine_as_test(machine, settings=choices)
 
     assert steps[0] >= STEPS // SHARDS

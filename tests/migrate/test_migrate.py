@@ -395,10 +395,10 @@ def test_ctrl_c_ends_it_in_order_and_says_how_to_go_on(spoilt: Host) -> None:
 
 
 def test_killed_at_any_event_it_loses_nothing_and_the_next_run_gets_there(
-    tmp_path: Path, registry: ScriptedRegistry
+    quick_path: Path, registry: ScriptedRegistry
 ) -> None:
     for event in itertools.count(1):
-        with ruined(tmp_path / str(event), registry) as host:
+        with ruined(quick_path / str(event), registry) as host:
             killed = host.migrate_and_die(event)
             assert_the_whole_one_never_suffered(host)
             done = host.migrate()

@@ -72,7 +72,9 @@ def _ended(ready: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
     ready.unregister(key.fileobj)
     os.close(key.fd)
     _, status = os.waitpid(pid, 0)
-    with run, contextlib.suppress(OSError):  # likewise
+    with contextlib.suppress(OSError):  # killed before it took it; left there, the other end would hear of a reset
+        run.recv(MESSAGE, socket.MSG_DONTWAIT)
+    with run, contextlib.suppress(OSError):  # the test process has gone
         run.send(json.dumps({"status": status}).encode())
 
 

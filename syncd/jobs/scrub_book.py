@@ -107,6 +107,7 @@ class ScrubBook:
             buffered=progress.buffered,
             damaged=progress.damaged,
         )
+        self.now = None  # at once, and not when it is on disk: nobody sees it both ended and running
         if underway.names is None:
             self._change(whole=None, last=ended, due=None, failure=None)
         else:

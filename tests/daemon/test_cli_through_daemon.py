@@ -204,8 +204,9 @@ def test_who_goes_away_leaves_a_pull_that_goes_on_and_can_be_joined(
 def test_a_cancelled_pull_ends_for_all_who_watch_it(
     daemon: RunningDaemon, registry: ScriptedRegistry, slow: ModelHandle
 ) -> None:
-    watching = [start(daemon, "pull", slow.name) for _ in range(2)]
+    watching = [start(daemon, "pull", "--json", slow.name) for _ in range(2)]
     registry.wait_until(lambda it: it.bytes_served() >= MIB)
+    assert all(one.stdout and one.stdout.readline() for one in watching), "each has heard of it"
 
     done = daemon.command("cancel", slow.name)
     ends = [one.communicate(timeout=60) for one in watching]
@@ -213,7 +214,7 @@ def test_a_cancelled_pull_ends_for_all_who_watch_it(
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{slow.name}: cancelled (job ")
     assert [one.returncode for one in watching] == [1, 1]
-    assert all(f"error: {slow.name} was cancelled by " in errors for _, errors in ends)
+    assert all(f"{slow.name} was cancelled by " in objects(told)[-1]["message"] for told, _ in ends)
     eventually(lambda: not jobs(daemon, "running"))
     assert daemon.command("cancel", slow.name).returncode == 3
 

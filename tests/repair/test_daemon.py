@@ -4,6 +4,7 @@ import hashlib
 import json
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def test_what_a_verification_finds_is_mended_and_who_has_it_loaded_loads_it_anew
         load(servers[0], mistral.name)
         loads = len(servers[0].loads)
         proved = stands(daemon, "gpu-0")["proved"]
+        # Told in whole seconds: a later proof shows by its time from the next one on.
+        eventually(lambda: datetime.now(UTC) >= datetime.fromisoformat(proved) + timedelta(seconds=1))
         unseen(flipped(5000))(weights_of(daemon, mistral))
 
         found = daemon.command("verify")
@@ -95,7 +98,7 @@ def test_a_registry_that_is_away_takes_nothing_out_of_sight_and_is_asked_again(
         flipped(5000)(weights_of(daemon, mistral))
         registry.stop()
         assert daemon.command("verify").returncode == 6
-        waiting = eventually(lambda: [one for one in daemon.status()["repairs"] if one["reason"]], seconds=60)
+        waiting = eventually(lambda: [one for one in daemon.status()["repairs"] if one["reason"]], seconds=150)
         assert [one["models"] for one in waiting] == [[mistral.name]]
         assert waiting[0]["next_try"]
         assert daemon.metric("syncd_blobs_corrupt") == 1

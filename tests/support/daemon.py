@@ -15,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support import commands
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 _START_SECONDS = 60.0  # of what takes half a second on an idle machine
 _STOP_SECONDS = 45.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.1  # seconds between two looks
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -220,20 +222,12 @@ class RunningDaemon:
 
     def command(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """A syncd command beside it."""
-        return subprocess.run(
-            [sys.executable, "-m", "syncd.cli.main", *arguments],
-            env={**self.environment(), **environ},
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=100,
-            check=False,
-        )
+        return commands.completed(*arguments, environ={**self.environment(), **environ})
 
 
 def eventually(condition: Callable[[], object], *, seconds: float = 60.0) -> Any:
     """Wait until ``condition()`` is true, and give that; what it raises meanwhile counts as not yet."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, _SHORTEST_PAUSE
     while True:
         try:
             found = condition()
@@ -244,4 +238,5 @@ def eventually(condition: Callable[[], object], *, seconds: float = 60.0) -> Any
             if found:
                 return found
             assert time.monotonic() <= deadline, "it never came true"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(pause * 1.1, _LONGEST_PAUSE)  # to ask costs whoever is asked processor time too

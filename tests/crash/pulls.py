@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from syncd.download import fetch
 from syncd.download.fetch import Fetcher
 from syncd.download.means import FetchSettings
 from syncd.jobs.pull import PullMeans, pull
@@ -15,14 +16,17 @@ from syncd.jobs.rollback import plan, roll_back
 from syncd.oci.name import Reference
 from syncd.registry.client import RegistryClient
 from syncd.store.root import Store
-from tests.support.one_thread import run_in_one_thread
+from tests.support.one_thread import InThisThread, run_in_one_thread
 
 
 def pulled(store: str, name: str, *, rollback: bool, one_thread: bool, connections: int) -> dict[str, Any]:
     """``rollback``: to the version before, instead."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     work = _pulled(Path(store), name, rollback=rollback, connections=connections)
-    return run_in_one_thread(work) if one_thread else asyncio.run(work)
+    if not one_thread:
+        return asyncio.run(work)
+    fetch.yielding_threads = lambda _count: InThisThread()
+    return run_in_one_thread(work)
 
 
 async def _pulled(path: Path, name: str, *, rollback: bool, connections: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 _Result = TypeVar("_Result")
 
 
-class _InThisThread(ThreadPoolExecutor):
+class InThisThread(ThreadPoolExecutor):
     """Runs what it is given at once. strace counts calls per thread: with one thread, N of them are N of the run."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -24,7 +24,7 @@ def run_in_one_thread(work: Coroutine[Any, Any, _Result]) -> _Result:
     """``asyncio.run``, but what is given to a thread is done at once, in this one."""
 
     async def alone() -> _Result:
-        asyncio.get_running_loop().set_default_executor(_InThisThread())
+        asyncio.get_running_loop().set_default_executor(InThisThread())
         return await work
 
     return asyncio.run(alone())

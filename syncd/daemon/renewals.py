@@ -64,6 +64,7 @@ class Renewals:
         self._stirred = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._under_way: set[str] = set()
+        self._seen_to: dict[str, tuple[int, int]] = {}  # notes that could not be removed, and which files they are
         self.count = 0
         """Files that took the place of others in this life."""
 
@@ -99,6 +100,7 @@ class Renewals:
 
     async def _see_to_all(self) -> None:
         names = await in_thread(self._store.state.names)
+        self._seen_to = {note: mark for note, mark in self._seen_to.items() if note in names}
         for note in names:
             if note.startswith(_PREFIX) and note not in self._under_way:
                 await self._see_to(note)
@@ -108,11 +110,27 @@ class Renewals:
             digest = Digest.parse(f"sha256:{note.removeprefix(_PREFIX)}")
         except InvalidDigestError:
             return  # not ours
-        models = await in_thread(self._in_memory_of, digest)
-        if models:
-            await self._replaced(models)
-        if note not in self._under_way:
-            await in_thread(self._store.state.remove, note)
+        mark = await in_thread(self._store.state.mark, note)
+        if mark is None or note in self._under_way:
+            return  # asked after the mark: one that is under way by now was noted anew, and its file may not be there
+        again = self._seen_to.get(note) == mark
+        if not again:
+            models = await in_thread(self._in_memory_of, digest)
+            if models:
+                await self._replaced(models)
+        # Where it cannot be removed, on a disk that is read-only by now, nobody is to load the same file ever again.
+        self._seen_to[note] = mark
+        try:
+            await self._forget(note)
+        except SyncdError as error:
+            if not again:
+                log.warning("renewal.not_forgotten", digest=str(digest), error=error.message)
+
+    async def _forget(self, note: str) -> None:
+        if note in self._under_way:
+            return
+        await in_thread(self._store.state.remove, note)
+        del self._seen_to[note]
 
     def _in_memory_of(self, digest: Digest) -> tuple[ModelName, ...]:
         return tuple(

@@ -21,6 +21,11 @@ class StateFiles:
         """The whole content; None if there is none. Raise ``StoreError``."""
         return self._folder.read_file(name, _MAX_BYTES)
 
+    def mark(self, name: str) -> tuple[int, int] | None:
+        """Which file it is: another one after each ``write``; None if there is none. Raise ``StoreError``."""
+        found = self._folder.stat(name)
+        return None if found is None else (found.st_ino, found.st_mtime_ns)
+
     def write(self, name: str, content: bytes) -> None:
         """Durable when it returns. Raise ``SyncdError``."""
         self._folder.write_atomically(name, content, mode=layout.OWN_FILE_MODE, staging=self._staging)

@@ -5,10 +5,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from syncd.daemon.renewals import Renewals, noting
+from syncd.errors import StoreError
+from syncd.oci.digest import Digest
 from syncd.oci.name import ModelName
+from syncd.store.files import Folder
 from syncd.store.root import Store
+from syncd.store.state import StateFiles
 from tests.bundles.world import syncd
 from tests.pull.world import until
 from tests.scrub.world import put
@@ -48,6 +53,48 @@ async def test_a_file_that_a_process_beside_the_daemon_replaced_is_seen_to(store
     assert set(heard) == {ModelName.parse(mistral.name)}
     service.cancel()
     await asyncio.wait((service,))
+
+
+class Kept(StateFiles):
+    """Nothing of it can be removed, as on a disk that is read-only by now."""
+
+    tries = 0
+
+    def remove(self, name: str) -> None:
+        self.tries += 1
+        raise StoreError(f"{name}: Read-only file system")
+
+
+async def test_a_note_that_cannot_be_removed_is_seen_to_once_and_again_when_it_is_made_anew(
+    store: Store, mistral: Model
+) -> None:
+    put(store, mistral)
+    noted = noting(store)
+    heard: list[ModelName] = []
+
+    async def replaced(names: Iterable[ModelName]) -> None:
+        heard.extend(names)
+
+    def note() -> None:
+        with noted(Digest.parse(mistral.weights)):
+            pass
+
+    await asyncio.to_thread(note)
+    with Folder.open(store.path / ".syncd" / "state") as folder, capture_logs() as logs:
+        store.state = kept = Kept(folder, folder)
+        service = asyncio.create_task(Renewals(store, replaced, look_every=0.01).run())
+        await until(lambda: kept.tries > 3)
+        assert heard == [ModelName.parse(mistral.name)]
+
+        await asyncio.to_thread(note)
+        await until(lambda: len(heard) > 1)
+        tries = kept.tries
+        await until(lambda: kept.tries > tries + 3)
+
+        service.cancel()
+        await asyncio.wait((service,))
+    assert 2 <= len(heard) <= 3  # a process beside the daemon notes it twice: a look may come in between
+    assert len([one for one in logs if one["event"] == "renewal.not_forgotten"]) == len(heard)
 
 
 def test_an_import_that_replaces_a_damaged_file_notes_it_for_the_daemon(tmp_path: Path, mistral: Model) -> None:

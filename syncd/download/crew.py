@@ -1,42 +1,51 @@
-"""How many connections a blob gets, and the threads they work in: never so many that they keep the hash waiting.
+"""How many connections work on a blob, and the threads they work in: never so many that they keep the hash waiting.
 
-The network is rarely what limits a fetch from the host's own registry or its neighbour: the processors are. More
-connections than a few only cost there: more switches, and more bytes that lie in sockets until no cache holds them.
+Where the network limits, more connections are faster. Where the registry is near, the processors limit, and the hash
+most of all, which is one thread: then more connections only take its turns, and have more bytes lie in sockets until no
+cache holds them.
 """
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from syncd.download.pace import Clock
 
 FEW = 4
-"""So many connections begin at once; further ones when the processors have shown that they have time for them."""
+"""So many connections work on a blob while the hash is what limits."""
 
-LOOK_EVERY = 0.1  # seconds between two looks at the processors
-_BUSY = 0.25  # of the processors' time: who serves from beside us needs as much again
+_LOOK_EVERY = 0.1  # seconds, at least: what is shorter says little
+_LIMITS = 0.5  # of the time that the hash is at work: from here on it limits
+_IDLE = 0.25  # and below this it does not
 _YIELDING = 5  # steps on nice's scale
 
 
-class Load:
-    """Whether this process leaves the processors time."""
+class Crew:
+    """``size``: how many connections may work on a blob now; ``most``, until the hash turns out to limit."""
 
-    def __init__(self, processor: Callable[[], float], clock: Clock, cores: int) -> None:
-        """``processor``: seconds of processor time that the process has used; ``cores``: how many it may use."""
-        self._processor = processor
+    def __init__(self, most: int, clock: Clock) -> None:
+        self.size = most
+        self._most = most
         self._clock = clock
-        self._cores = cores
-        self._used = processor()
-        self._at = clock()
+        self._hashing = 0.0
+        self._since = clock()
 
-    def light(self) -> bool:
-        """Whether it used less than a quarter of their time since it was asked last, or made."""
-        used, now = self._processor(), self._clock()
-        light = used - self._used < _BUSY * self._cores * (now - self._at)
-        self._used, self._at = used, now
-        return light
+    def hashed(self, seconds: float) -> None:
+        """The hash was at work for so long, its waits for a processor among it."""
+        self._hashing += seconds
+
+    def look(self) -> None:
+        """Decide anew by what the hash did since the last decision: whenever it did something, or a segment ends."""
+        passed = self._clock() - self._since
+        if passed < _LOOK_EVERY:
+            return
+        share = self._hashing / passed
+        if share > _LIMITS:
+            self.size = min(FEW, self._most)
+        elif share < _IDLE:
+            self.size = self._most
+        self._hashing, self._since = 0.0, self._clock()
 
 
 def yielding_threads(count: int) -> ThreadPoolExecutor:

@@ -1,15 +1,13 @@
 """A blob, from whatever its partial file already holds to verified bytes."""
 
 import asyncio
-import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from syncd.aio import in_thread, in_thread_stoppable, only_error
 from syncd.download.counters import Counters, Step
-from syncd.download.crew import Load, yielding_threads
+from syncd.download.crew import yielding_threads
 from syncd.download.journal import Journal
 from syncd.download.means import BlobSource, FetchSettings, Means
 from syncd.download.pace import Clock, Random, RateLimit
@@ -33,23 +31,12 @@ class Fetcher:
     syncing.
     """
 
-    def __init__(
-        self,
-        source: BlobSource,
-        settings: FetchSettings,
-        *,
-        clock: Clock,
-        random: Random,
-        processor: Callable[[], float] = time.process_time,
-    ) -> None:
-        """``processor``: seconds of processor time that this process has used."""
-        cores = len(os.sched_getaffinity(0))
+    def __init__(self, source: BlobSource, settings: FetchSettings, *, clock: Clock, random: Random) -> None:
         self._means = Means(
             source=source,
             settings=settings,
             budget=asyncio.Semaphore(settings.connections),
             threads=yielding_threads(settings.connections),
-            load=lambda: Load(processor, clock, cores),
             limit=RateLimit(settings.max_rate, clock),
             clock=clock,
             random=random,

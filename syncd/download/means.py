@@ -1,13 +1,11 @@
 """What the fetches of a process share: where bytes come from, how they are fetched, and what bounds all of them."""
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from syncd.download.crew import Load
 from syncd.download.pace import Clock, Random, RateLimit
 from syncd.oci.manifest import Descriptor
 from syncd.oci.name import ModelName
@@ -27,8 +25,8 @@ class BlobSource(Protocol):
 class FetchSettings:
     """How to fetch. Rates in bytes a second, times in seconds.
 
-    ``connections`` is the budget of all fetches together: they use no more than a few of them while the processors, and
-    not the network, are what limits (``crew``); ``attempts`` are tries in a row by one connection in which no
+    ``connections`` is the budget of all fetches together: a blob's uses no more than a few of them while its hash, and
+    not the network, is what limits (``crew``); ``attempts`` are tries in a row by one connection in which no
     byte of its blob arrived; ``backoff`` and ``longest_backoff`` bound the waits between them.
     """
 
@@ -44,14 +42,13 @@ class FetchSettings:
 class Means:
     """What every attempt of every blob shares: the way in, the budget of connections, the rate limit, time, chance.
 
-    ``threads``: where connections work. ``load``: a new look at how busy the processors are.
+    ``threads``: where connections work.
     """
 
     source: BlobSource
     settings: FetchSettings
     budget: asyncio.Semaphore
     threads: Executor
-    load: Callable[[], Load]
     limit: RateLimit
     clock: Clock
     random: Random

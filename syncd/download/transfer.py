@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from syncd.aio import in_thread
 from syncd.download.counters import Counters
-from syncd.download.crew import FEW, LOOK_EVERY
+from syncd.download.crew import Crew
 from syncd.download.failures import Failures
 from syncd.download.means import Means
 from syncd.download.pace import Connection, Siblings
@@ -49,14 +49,15 @@ class Transfer:
         self._receiver = Receiver(means, name, partial.blob, counters, avoid=avoid, progressed=self._progressed)
         ranges = missing(self._blob.size, held)
         self._resumed_to = ranges[0].start if ranges else self._blob.size
-        self._queue = RangeQueue(ranges)
+        self._queue = RangeQueue(ranges, means.settings.connections)
         self._prefix = PrefixHash(partial)
         self._active: set[Segment] = set()
         self._connections: set[Connection] = set()
         self._siblings = Siblings(means.settings.stall_timeout)
         self._written = 0
         self._changed = asyncio.Event()
-        self._called = asyncio.Event()
+        self._crew = Crew(means.settings.connections, means.clock)
+        self._ended = asyncio.Event()
 
     async def run(self, *, one_stream: bool) -> Digest:
         """Fetch and hash. Raise ``OneStreamError`` where ranges do not work, else ``SyncdError``."""
@@ -64,7 +65,6 @@ class Transfer:
             beside = [
                 group.create_task(self._watch(), name=f"watch {self._blob.digest.short}"),
                 group.create_task(self._sync_on_the_way(), name=f"sync {self._blob.digest.short}"),
-                group.create_task(self._call(), name=f"call {self._blob.digest.short}"),
             ]
             async with asyncio.TaskGroup() as work:
                 work.create_task(self._follow(), name=f"hash {self._blob.digest.short}")
@@ -72,8 +72,7 @@ class Transfer:
                     work.create_task(self._stream_whole(), name=f"stream {self._blob.digest.short}")
                 else:
                     for number in range(min(self._means.settings.connections, -(-self._queue.rest // CHUNK_SIZE))):
-                        steps = self._work() if number < FEW else self._work_when_called()
-                        work.create_task(steps, name=f"fetch {self._blob.digest.short} {number}")
+                        work.create_task(self._work(), name=f"fetch {self._blob.digest.short} {number}")
             for one in beside:
                 one.cancel()
         return self._prefix.digest()
@@ -101,11 +100,13 @@ class Transfer:
         while self._prefix.position < self._blob.size:
             frontier = self._frontier()
             if frontier - self._prefix.position >= _HASH_AT_LEAST or frontier == self._blob.size:
+                began = self._means.clock()
                 await in_thread(self._prefix.advance, frontier)
+                self._crew.hashed(self._means.clock() - began)
+                self._crew.look()
                 self._changed.set()
             else:
                 await self._change()
-        self._called.set()  # there is nothing left to do for those who still wait for it
 
     async def _change(self) -> None:
         self._changed.clear()
@@ -113,27 +114,11 @@ class Transfer:
 
     # The connections.
 
-    async def _call(self) -> None:
-        """Call the further connections once the few have shown that the processors have time for more."""
-        load = self._means.load()
-        while not self._called.is_set():
-            await asyncio.sleep(LOOK_EVERY)
-            if load.light():
-                self._called.set()
-
-    def _at_work(self) -> int:
-        most = self._means.settings.connections
-        return most if self._called.is_set() else min(FEW, most)
-
-    async def _work_when_called(self) -> None:
-        await self._called.wait()
-        await self._work()
-
     async def _work(self) -> None:
         failures = Failures(self._means, self._counters, lambda: self._written)
         while await self._may_take():
             async with self._means.budget:
-                taken = self._queue.take(before=self._window_end(), connections=self._at_work())
+                taken = self._queue.take(before=self._window_end())
                 if taken is None:
                     continue
                 try:
@@ -149,7 +134,10 @@ class Transfer:
     async def _may_take(self) -> bool:
         """Wait for a segment that may begin; False when there will be none any more."""
         while self._queue or self._active:
-            if self._queue.lowest is not None and self._queue.lowest < self._window_end():
+            if len(self._active) >= self._crew.size:
+                self._ended.clear()
+                await self._ended.wait()
+            elif self._queue.lowest is not None and self._queue.lowest < self._window_end():
                 return True
             await self._change()
         return False
@@ -201,6 +189,8 @@ class Transfer:
                 rest = segment.close()
                 if rest is not None:
                     self._queue.give_back(rest)
+            self._crew.look()
+            self._ended.set()
             self._changed.set()
 
     @contextmanager

@@ -1,11 +1,15 @@
-"""How many connections a pull opens at once: all where the network is slow, few where the processors are."""
+"""How many connections a pull opens at once: all where the network is slow, few where the hash is."""
 
 import asyncio
-import itertools
+import time
 from pathlib import Path
 
-from syncd.download.crew import FEW, LOOK_EVERY
+import pytest
+
+from syncd.download import prefix
+from syncd.download.crew import FEW
 from syncd.download.means import FetchSettings
+from syncd.download.prefix import PrefixHash
 from syncd.oci.chunks import CHUNK_SIZE
 from tests.pull.world import pulled
 from tests.support.models import synthetic_model
@@ -27,16 +31,26 @@ async def test_where_the_network_is_slow_all_of_them_are_used(registry: Scripted
     assert_store_whole(store_path)
 
 
-async def test_where_the_processors_are_busy_there_are_few(registry: ScriptedRegistry, store_path: Path) -> None:
-    large = registry.add(synthetic_model(weights_bytes=8 * CHUNK_SIZE))
-    stalled = registry.stall(CHUNK_SIZE // 2, digest=large.weights)
-    busy = itertools.count(step=3600.0)
+async def test_where_the_hash_is_slow_few_go_on(
+    registry: ScriptedRegistry, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = registry.add(synthetic_model(weights_bytes=20 * CHUNK_SIZE))
+    advance = PrefixHash.advance
+
+    def slowly(self: PrefixHash, frontier: int) -> None:
+        time.sleep(0.15)
+        advance(self, frontier)
+
+    monkeypatch.setattr(prefix.PrefixHash, "advance", slowly)
+    # The first eight pass. All further ones get stuck, and no more of them are asked for than may be at work.
+    stalled = registry.stall(CHUNK_SIZE // 2, digest=large.weights, skip=EIGHT.connections)
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(pulled(large.name, store_path, settings=EIGHT, processor=lambda: next(busy)))
-        await registry.until(lambda r: len(r.requests_for(large.weights)) == FEW)
-        await asyncio.sleep(5 * LOOK_EVERY)
-        assert len(registry.requests_for(large.weights)) == FEW
+        group.create_task(pulled(large.name, store_path, settings=EIGHT))
+        await registry.until(lambda r: r.bytes_served(large.weights) >= 10 * CHUNK_SIZE)
+        await asyncio.sleep(1.5)
+        asked = len(registry.requests_for(large.weights))
         stalled.lift()
 
+    assert asked <= EIGHT.connections + FEW + 1  # one may have begun before it was known
     assert_store_whole(store_path)

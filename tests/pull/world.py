@@ -43,7 +43,6 @@ async def means(
     configs: dict[str, RegistryConfig] | None = None,
     floor: int = 0,
     outside: Outside | None = None,
-    processor: Callable[[], float] = time.process_time,
 ) -> AsyncIterator[PullMeans]:
     async with RegistryClient(
         configs or {},
@@ -54,7 +53,7 @@ async def means(
         outside=outside,
     ) as registry:
         limited = replace(settings, max_rate=settings.max_rate or NO_LIMIT)
-        fetcher = Fetcher(registry, limited, clock=time.monotonic, random=random.random, processor=processor)
+        fetcher = Fetcher(registry, limited, clock=time.monotonic, random=random.random)
         yield PullMeans(store=store, registry=registry, fetcher=fetcher, floor=floor)
 
 
@@ -67,13 +66,10 @@ async def pulled(
     configs: dict[str, RegistryConfig] | None = None,
     floor: int = 0,
     outside: Outside | None = None,
-    processor: Callable[[], float] = time.process_time,
 ) -> PullOutcome:
     """One pull of ``name`` into the store at ``path``, as a process of its own would do it."""
     with Store.open(path, create=True) as store:
-        async with means(
-            store, settings=settings, configs=configs, floor=floor, outside=outside, processor=processor
-        ) as everything:
+        async with means(store, settings=settings, configs=configs, floor=floor, outside=outside) as everything:
             return await pull(Reference.parse(name), everything, report)
 
 

@@ -1,47 +1,64 @@
-"""Connections that know their place: few where the processors are what limits, and behind the hash."""
+"""Connections that know their place: few where the hash is what limits, and behind it."""
 
 import os
 import threading
 
 import pytest
 
-from syncd.download.crew import Load, yielding_threads
+from syncd.download.crew import FEW, Crew, yielding_threads
 
 
-class Meter:
-    """Times that a test sets, in seconds."""
+class Passing:
+    """Time in seconds, as a test lets it pass."""
 
     def __init__(self) -> None:
-        self.used = 100.0
         self.now = 5.0
 
-    def passes(self, seconds: float, *, used: float) -> None:
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, crew: Crew, *, seconds: float, hashing: float) -> None:
+        """So much time, of which the hash was at work for a share."""
         self.now += seconds
-        self.used += used
-
-    def load(self, cores: int) -> Load:
-        return Load(lambda: self.used, lambda: self.now, cores)
+        crew.hashed(hashing * seconds)
+        crew.look()
 
 
-@pytest.mark.parametrize(
-    ("cores", "used", "light"), [(2, 0.04, True), (2, 0.06, False), (64, 1.5, True), (64, 1.7, False)]
-)
-def test_a_quarter_of_the_processors_is_light_work(cores: int, used: float, light: bool) -> None:
-    meter = Meter()
-    load = meter.load(cores)
-    meter.passes(0.1, used=used)
-    assert load.light() is light
+def test_all_may_work_until_the_hash_limits() -> None:
+    time = Passing()
+    crew = Crew(8, time)
+    assert crew.size == 8
+    time.passes(crew, seconds=1, hashing=0.4)
+    assert crew.size == 8
+    time.passes(crew, seconds=1, hashing=0.6)
+    assert crew.size == FEW
 
 
-def test_each_look_is_at_the_time_since_the_last_one() -> None:
-    meter = Meter()
-    load = meter.load(2)
-    meter.passes(0.1, used=0.2)
-    assert not load.light()
-    meter.passes(0.1, used=0.01)
-    assert load.light()
-    meter.passes(0.1, used=0.2)
-    assert not load.light()
+def test_few_stay_few_until_the_hash_has_time() -> None:
+    time = Passing()
+    crew = Crew(8, time)
+    time.passes(crew, seconds=1, hashing=0.9)
+    time.passes(crew, seconds=1, hashing=0.3)
+    assert crew.size == FEW
+    time.passes(crew, seconds=1, hashing=0.2)
+    assert crew.size == 8
+
+
+def test_a_moment_decides_nothing_but_counts() -> None:
+    time = Passing()
+    crew = Crew(8, time)
+    time.passes(crew, seconds=0.05, hashing=1.0)
+    assert crew.size == 8
+    time.passes(crew, seconds=0.06, hashing=0.3)
+    assert crew.size == FEW
+
+
+@pytest.mark.parametrize("most", [1, FEW])
+def test_it_is_never_more_than_may_be(most: int) -> None:
+    time = Passing()
+    crew = Crew(most, time)
+    time.passes(crew, seconds=1, hashing=0.9)
+    assert crew.size == most
 
 
 def test_connections_give_way_to_the_hash_and_nobody_else_does() -> None:

@@ -33,8 +33,10 @@ def noting(store: Store) -> Callable[[Digest], AbstractContextManager[None]]:
     @contextmanager
     def renewing(digest: Digest) -> Iterator[None]:
         _note(store, digest)
-        yield
-        _note(store, digest)  # the daemon may have seen to the first one before the file was there
+        try:
+            yield
+        finally:  # the daemon may have seen to the first one before the file was there; a failure may come after it was
+            _note(store, digest)
 
     return renewing
 
@@ -121,15 +123,16 @@ class Renewals:
         # Where it cannot be removed, on a disk that is read-only by now, nobody is to load the same file ever again.
         self._seen_to[note] = mark
         try:
-            await self._forget(note)
+            await self._forget(note, mark)
         except SyncdError as error:
             if not again:
                 log.warning("renewal.not_forgotten", digest=str(digest), error=error.message)
 
-    async def _forget(self, note: str) -> None:
+    async def _forget(self, note: str, mark: tuple[int, int]) -> None:
+        """Unless it was made anew meanwhile, for a file that came after the servers had loaded."""
         if note in self._under_way:
             return
-        await in_thread(self._store.state.remove, note)
+        await in_thread(self._store.state.remove, note, mark)
         del self._seen_to[note]
 
     def _in_memory_of(self, digest: Digest) -> tuple[ModelName, ...]:

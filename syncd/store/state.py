@@ -30,6 +30,8 @@ class StateFiles:
         """Durable when it returns. Raise ``SyncdError``."""
         self._folder.write_atomically(name, content, mode=layout.OWN_FILE_MODE, staging=self._staging)
 
-    def remove(self, name: str) -> None:
-        """Gone, whether it was there or not."""
+    def remove(self, name: str, mark: tuple[int, int] | None = None) -> None:
+        """Gone, whether it was there or not; with ``mark``, only if it is that file still. Raise ``StoreError``."""
+        if mark is not None and self.mark(name) != mark:
+            return
         self._folder.unlink(name, missing_ok=True)

@@ -60,7 +60,7 @@ class Kept(StateFiles):
 
     tries = 0
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, mark: tuple[int, int] | None = None) -> None:  # noqa: ARG002 - as the real one is called
         self.tries += 1
         raise StoreError(f"{name}: Read-only file system")
 
@@ -95,6 +95,43 @@ async def test_a_note_that_cannot_be_removed_is_seen_to_once_and_again_when_it_i
         await asyncio.wait((service,))
     assert 2 <= len(heard) <= 3  # a process beside the daemon notes it twice: a look may come in between
     assert len([one for one in logs if one["event"] == "renewal.not_forgotten"]) == len(heard)
+
+
+def test_a_file_that_came_is_noted_though_what_followed_it_failed(store: Store, mistral: Model) -> None:
+    def come_and_fail() -> None:
+        with noting(store)(Digest.parse(mistral.weights)):
+            (note,) = notes(store.path)
+            store.state.remove(note)  # the daemon has looked, before the file came
+            raise StoreError("its record cannot be written")
+
+    with pytest.raises(StoreError):
+        come_and_fail()
+
+    assert notes(store.path) == [f"renewed-{mistral.weights.removeprefix('sha256:')}"]
+
+
+async def test_a_note_that_is_made_anew_while_the_servers_load_is_seen_to_as_well(store: Store, mistral: Model) -> None:
+    put(store, mistral)
+    digest = Digest.parse(mistral.weights)
+    loads = 0
+
+    def note() -> None:
+        with noting(store)(digest):
+            pass
+
+    async def replaced(_names: Iterable[ModelName]) -> None:
+        nonlocal loads
+        loads += 1
+        if loads == 1:
+            await asyncio.to_thread(note)  # by another process, for another file yet
+
+    await asyncio.to_thread(note)
+    service = asyncio.create_task(Renewals(store, replaced, look_every=0.01).run())
+    await until(lambda: loads and not notes(store.path))
+    service.cancel()
+    await asyncio.wait((service,))
+
+    assert loads == 2
 
 
 def test_an_import_that_replaces_a_damaged_file_notes_it_for_the_daemon(tmp_path: Path, mistral: Model) -> None:

@@ -99,7 +99,7 @@ def pin(context: click.Context, names: tuple[str, ...], output: Path | None, *, 
     the blobs come from the registries.
     """
     asked = PinRequest(tuple(str(ModelName.parse(name)) for name in dict.fromkeys(names)) or None)
-    session = Session.begin(context)
+    session = Session.begin(context).of_its_store()  # the settings' pins file is about their store alone
     logs.configure(session.verbosity)
     path = output or session.loaded.settings.pins or _STDOUT
     with pins_file.writing(path, session.choice.path) as write:
@@ -142,8 +142,9 @@ def unpin(context: click.Context, names: tuple[str, ...], *, dry_run: bool, as_j
     Their tags are followed again from then on, if the settings want them.
     """
     wanted = [ModelName.parse(name) for name in dict.fromkeys(names)]
-    session = Session.begin(context)
+    session = Session.begin(context).of_its_store()
     logs.configure(session.verbosity)
+    where_it_is_done = place.of(session)  # refuses a daemon of another store, before the file is changed
     from_file = _taken_out(session, wanted, dry_run=dry_run)
     released: list[UnpinLine] = []
 
@@ -152,7 +153,7 @@ def unpin(context: click.Context, names: tuple[str, ...], *, dry_run: bool, as_j
             released.append(line)
 
     asked = UnpinRequest(tuple(str(name) for name in wanted) or None, dry_run)
-    place.of(session).operate(UNPIN, asked, tell)
+    where_it_is_done.operate(UNPIN, asked, tell)
     known = {name.folded for name in from_file} | {ModelName.parse(line.name).folded for line in released}
     strange = [name for name in wanted if name.folded not in known]
     if strange:

@@ -55,8 +55,11 @@ class Loaded:
         return bool(index) and self.document.origin(("models", *index)) is None and self.pins.path is not None
 
     def for_another_store(self) -> "Loaded":
-        """What counts for a store that these settings are not about: which models are wanted says nothing of it."""
-        return replace(self, settings=msgspec.structs.replace(self.settings, models=()), pins=Pins())
+        """What counts for a store that these settings are not about: which models are wanted says nothing of it.
+
+        Nor do their pins: the file is neither read nor written for that store.
+        """
+        return replace(self, settings=msgspec.structs.replace(self.settings, models=(), pins=None), pins=Pins())
 
     def where(self, name: ModelName) -> str | None:
         """``FILE:LINE`` of the entry that asks for ``name``, as Ollama looks names up; None: no entry does."""

@@ -82,6 +82,42 @@ async def test_a_model_that_the_pins_file_alone_names_is_held_too(
         assert str(tmp_path / FILE) in refused(other, "rm", first.name, code=8)
 
 
+async def test_the_pins_of_one_store_are_left_alone_by_what_is_done_to_another(
+    registry: ScriptedRegistry, host: RunningDaemon, tmp_path: Path
+) -> None:
+    (first,) = await versions(registry, host.store, 1)
+    run(host, "pin", "-o", str(tmp_path / FILE))
+    before = (tmp_path / FILE).read_bytes()
+    other = registry.add(build_model("codellama:7b"))
+    await pulled(other.name, tmp_path / "other")
+    host.write_settings(f'pins = "{tmp_path / FILE}"')
+    beside = ("--store", str(tmp_path / "other"))
+
+    assert run(host, "unpin", *beside) == "nothing is pinned\n"
+    refused(host, "unpin", first.name, *beside, code=3)
+    printed = run(host, "pin", *beside)
+
+    assert (tmp_path / FILE).read_bytes() == before
+    assert [one["name"] for one in json.loads(printed)["models"]] == [other.name]
+    assert run(host, "unpin", first.name, "--store", str(host.store)).endswith(f"taken out of {tmp_path / FILE}\n")
+
+
+async def test_a_daemon_of_another_store_is_refused_before_the_pins_file_is_changed(
+    registry: ScriptedRegistry, host: RunningDaemon, tmp_path: Path
+) -> None:
+    (first,) = await versions(registry, host.store, 1)
+    run(host, "pin", "-o", str(tmp_path / FILE))
+    before = (tmp_path / FILE).read_bytes()
+    other = another(tmp_path, f'pins = "{tmp_path / FILE}"')
+
+    with host:
+        error = other.command("unpin", first.name, "--store", str(other.store), SYNCD_SOCKET=str(host.socket))
+
+    assert error.returncode == 2, error.stderr
+    assert "is not the store of the daemon" in error.stderr
+    assert (tmp_path / FILE).read_bytes() == before
+
+
 async def test_status_and_its_check_tell_of_drift(
     registry: ScriptedRegistry, host: RunningDaemon, tmp_path: Path
 ) -> None:

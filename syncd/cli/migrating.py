@@ -114,4 +114,4 @@ def _wanted(session: Session, there: There | None) -> list[Reference]:
     """The models of the settings: of those that are in force, where a daemon runs."""
     if there is not None:
         return [Reference.parse(one.name) for one in there.status().models]
-    return [one.name for one in session.loaded.settings.models]
+    return [one.name for one in session.of_its_store().loaded.settings.models]

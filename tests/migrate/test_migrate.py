@@ -19,6 +19,7 @@ import pytest
 from syncd.errors import ExitCode
 from tests.adopt.world import blob_file, lay, photograph, tag_file
 from tests.migrate.world import SERVERS, Host, flip, requests, ruined, standing, unknown_model, with_daemon
+from tests.support import commands
 from tests.support.models import Model, five_models
 from tests.support.ollama_servers import ask
 from tests.support.ollama_store import damage
@@ -105,6 +106,21 @@ def test_a_dry_run_on_a_folder_that_is_no_store_yet_makes_nothing(spoilt: Host) 
     done = spoilt.migrate()
     for field in ("quarantine", "pull", "servers", "stays"):
         assert said.plan[field] == done.plan[field]
+
+
+def test_what_the_settings_want_in_their_store_is_not_pulled_into_another_one(spoilt: Host) -> None:
+    settings = spoilt.folder / "syncd.toml"
+    settings.write_text(f'store = "{spoilt.store}"\n[[models]]\nname = "{spoilt.models[4].name}"\n')
+    environ = {name: value for name, value in spoilt.environment().items() if name != "SYNCD_STORE"}
+
+    def wanted(store: Path) -> list[str]:
+        arguments = ("migrate", "--json", "--dry-run", "--store", str(store))
+        done = commands.completed(*arguments, environ={**environ, "SYNCD_CONFIG": str(settings)})
+        plan = next(line for line in map(json.loads, done.stdout.splitlines()) if line["event"] == "plan")
+        return [one["name"] for one in plan["pull"]]
+
+    assert wanted(spoilt.store) == [spoilt.models[4].name]
+    assert wanted(spoilt.folder / "another") == []
 
 
 def test_without_a_daemon_the_store_is_mended_and_servers_are_left_alone(spoilt: Host) -> None:

@@ -53,7 +53,7 @@ class Session:
         return cls(loaded, choice, context.meta.get(VERBOSE, 0), quiet, fault)
 
     def of_its_store(self) -> Self:
-        """The same, without the models and pins that the settings have for their store, if ``--store`` names another."""
+        """The same, without the models and pins that settings have for their own store, if ``--store`` is another."""
         theirs = self.loaded.settings.store
         if (
             self.choice.origin != BY_OPTION

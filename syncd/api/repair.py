@@ -179,7 +179,7 @@ def _line(ended: Mending) -> BlobMended | BlobNotMended:
         size=blob.size,
         models=models,
         fate=ended.fate.value,
-        reason=printable(error.message) if error else "",
+        reason=printable(ended.reason or ""),
         hint=printable(error.hint) if error and error.hint else None,
     )
 

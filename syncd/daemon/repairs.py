@@ -91,9 +91,7 @@ class Repairs:
         moment = self._times.now()
         failures = self._known[key].failures + 1 if key in self._known else 1
         wait = _KEPT_AGAIN if how.fate is Fate.KEPT else backoff(failures, self._times.random())
-        self._known[key] = _Known(
-            how.damage, failures, moment.now + wait, moment.epoch + wait, how.error.message if how.error else None
-        )
+        self._known[key] = _Known(how.damage, failures, moment.now + wait, moment.epoch + wait, how.reason)
 
     def waiting(self) -> tuple[WaitingRepair, ...]:
         """What is damaged as far as anybody knows."""

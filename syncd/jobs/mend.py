@@ -24,18 +24,29 @@ class Fate(StrEnum):
     MENDED = "mended"
     QUARANTINED = "quarantined"  # nobody has its bytes: its models are out of sight
     KEPT = "kept"  # likewise, but the settings leave it as it is
-    LATER = "later"  # a registry was out of reach, or the like: as it was, and worth another try
+    LATER = "later"  # a registry was out of reach, or the like: worth another try, and as it was but for ``withdrawn``
 
 
 @dataclass(frozen=True, slots=True)
 class Mending:
-    """How it ended. ``repaired``: with MENDED; ``withdrawn``: with QUARANTINED; ``error``: why, with all the others."""
+    """How it ended. ``repaired``: with MENDED; ``error``: why, with all the others.
+
+    ``withdrawn``: with QUARANTINED, and with LATER where a withdrawal went half the way.
+    """
 
     damage: Damage
     fate: Fate
     repaired: Repaired | None = None
     withdrawn: Withdrawn | None = None
     error: SyncdError | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not whole, for people; and what is out of sight by now, where that is not all of it."""
+        if self.error is None or self.withdrawn is None or self.withdrawn.stopped is None:
+            return self.error.message if self.error else None
+        gone = ", ".join(str(name) for name in self.withdrawn.models)
+        return f"{gone} went to .syncd/quarantine already, the rest did not: {self.error.message}"
 
 
 async def mend(
@@ -52,7 +63,7 @@ async def mend(
     ``ended`` hears how it ended, once, and of a withdrawal also if this is cancelled over it: others have to know.
     """
     how = await _mend(store, means, damage, keep=keep, report=report, withdrawn=ended)
-    if how.fate is not Fate.QUARANTINED:
+    if how.withdrawn is None:
         ended(how)
     return how
 
@@ -84,20 +95,22 @@ async def _mend(
 async def _give_up(
     store: Store, damage: Damage, error: SyncdError, ended: Callable[[Mending], None], *, keep: bool
 ) -> Mending:
+    heard: list[Mending] = []
+
     def taken(what: Withdrawn) -> None:
         if what.models or what.blob:
-            ended(Mending(damage, Fate.QUARANTINED, withdrawn=what, error=error))
+            fate = Fate.LATER if what.stopped else Fate.QUARANTINED
+            heard.append(Mending(damage, fate, withdrawn=what, error=what.stopped or error))
+            ended(heard[0])
 
     try:
         if keep:
             await in_thread(_discard, store, damage)
             return Mending(damage, Fate.KEPT, error=error)
-        withdrawn = await withdraw(store, damage, taken)
-        if not withdrawn.models and not withdrawn.blob:
-            return Mending(damage, Fate.MENDED, repaired=Repaired(damage.blob, (), 0, replaced=False))
-        return Mending(damage, Fate.QUARANTINED, withdrawn=withdrawn, error=error)
+        await withdraw(store, damage, taken)
     except SyncdError as failure:
-        return Mending(damage, Fate.LATER, error=failure)
+        return heard[0] if heard else Mending(damage, Fate.LATER, error=failure)
+    return heard[0] if heard else Mending(damage, Fate.MENDED, repaired=Repaired(damage.blob, (), 0, replaced=False))
 
 
 def _discard(store: Store, damage: Damage) -> None:

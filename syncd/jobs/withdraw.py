@@ -31,17 +31,21 @@ _STEP_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """What went to quarantine. ``blob``: whether anything of it was there to be taken."""
+    """What went to quarantine. ``blob``: whether anything of it was there to be taken.
+
+    ``stopped``: what kept the rest from going.
+    """
 
     models: tuple[ModelName, ...]
     blob: bool
+    stopped: SyncdError | None = None
 
 
 async def withdraw(store: Store, damage: Damage, done: Callable[[Withdrawn], None] = lambda _: None) -> Withdrawn:
     """Take every model that names the blob out of sight, and the blob with them, unless it is whole after all.
 
-    ``done`` hears what was taken even where a cancellation has come meanwhile, for which nobody gets the result.
-    Raise ``BusyError`` while somebody pulls or removes one of them, or works on the blob.
+    ``done`` hears what was taken even where a cancellation has come meanwhile, for which nobody gets the result, or an
+    error that is raised. Raise ``BusyError`` while somebody pulls or removes one of them, or works on the blob.
     """
     lock = store.locks.try_digest(damage.blob.digest)
     if lock is None:
@@ -54,9 +58,16 @@ async def withdraw(store: Store, damage: Damage, done: Callable[[Withdrawn], Non
 
 
 async def _take_all(store: Store, damage: Damage, done: Callable[[Withdrawn], None]) -> Withdrawn:
-    taken = [name for name in await in_thread(_users, store, damage.blob) if await _take(store, name, damage)]
-    with await _alone(store):
-        blob = await in_thread(_take_blob, store, damage.blob)
+    taken: list[ModelName] = []
+    try:
+        for name in await in_thread(_users, store, damage.blob):
+            if await _take(store, name, damage):
+                taken.append(name)  # noqa: PERF401 - what went before an error is told of
+        with await _alone(store):
+            blob = await in_thread(_take_blob, store, damage.blob)
+    except SyncdError as error:
+        done(Withdrawn(tuple(taken), blob=False, stopped=error))
+        raise
     withdrawn = Withdrawn(tuple(taken), blob)
     done(withdrawn)
     return withdrawn

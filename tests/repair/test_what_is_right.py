@@ -2,21 +2,30 @@
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import msgspec
 import pytest
 
+from syncd.api.operation import Desk
+from syncd.api.repair import BlobNotMended
+from syncd.api.repair import mend as mend_all
 from syncd.errors import BusyError, IntegrityError, NotFoundError, RegistryUnavailableError
 from syncd.jobs.mend import Fate, Mending, mend
 from syncd.jobs.repair import repair, survey
+from syncd.jobs.rules import Rules
 from syncd.jobs.withdraw import withdraw
 from syncd.oci.chunks import CHUNK_SIZE
+from syncd.oci.name import ModelName
 from syncd.registry.hosts import RegistryConfig
 from syncd.store.blobs import BlobStatus
 from syncd.store.root import Store
-from tests.pull.world import ActingAfter, means, model_name, pulled, until, write_as_ollama
+from tests.pull.world import ActingAfter, means, model_name, pulled, tag_file, until, write_as_ollama
 from tests.repair.world import CHUNKS, SIZE, Scene, flipped, repaired, scene_at, verified
 from tests.scrub.world import scrubbed
 from tests.support.content import whole
@@ -257,6 +266,41 @@ async def test_others_hear_of_a_withdrawal_whose_client_left_in_the_middle_of_it
     assert [(one.fate, one.withdrawn and one.withdrawn.models) for one in heard] == [
         (Fate.QUARANTINED, (model_name(scene.model.name),))
     ]
+
+
+async def test_a_withdrawal_that_stops_half_way_is_told_of_and_gone_on_with(scene: Scene) -> None:
+    tag = tag_file(scene.path, scene.model.name)
+    os.link(tag, tag.with_name("mine"))
+    scene.registry.remove_blob(scene.model.weights)
+    heard: list[Mending] = []
+    told: list[msgspec.Struct] = []
+    changed: list[ModelName] = []
+    with Store.open(scene.path, create=False) as store, Store.open(scene.path, create=False) as other:
+        desk = SimpleNamespace(
+            store=store,
+            rules=Rules(floor=0),
+            pulling=lambda: means(store),
+            mended=heard.append,
+            changed=lambda *names: changed.extend(names),
+        )
+        first, second = (one.name for one in store.models.list())
+        lock = other.locks.try_name(second)
+        assert lock is not None
+
+        with lock:
+            (ended,) = await mend_all(cast("Desk", desk), survey(store, None), told.append)
+
+        assert [one.name for one in store.models.list()] == [second]
+        assert (ended.fate, heard, changed) == (Fate.LATER, [ended], [first])
+        (line,) = (one for one in told if isinstance(one, BlobNotMended))
+        assert line.fate == "later"
+        assert str(first) in line.reason
+        assert str(second) in line.reason
+
+        (ended,) = await mend_all(cast("Desk", desk), survey(store, None), told.append)
+
+    assert (ended.fate, changed) == (Fate.QUARANTINED, [first, second])
+    assert assert_store_whole(scene.path) == {}
 
 
 async def test_a_404_that_is_not_the_registrys_own_word_takes_nothing_out_of_sight(scene: Scene) -> None:

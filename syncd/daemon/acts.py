@@ -85,7 +85,8 @@ class Acts:
     async def _pull(self, model: Followed) -> None:
         if self._board.closed:
             return
-        reference, lost = model.wish.reference, model.seen is not None and model.seen.lost(model.wish.pin)
+        reference, pin, seen = model.wish.reference, model.wish.pin, model.seen
+        lost = (pin or seen.expected) if seen is not None and seen.lost(pin) else None
         job = self._board.pull(reference, asked_by=ASKED_BY)
         view = await _ended(job)
         moment = self._times.now()
@@ -94,7 +95,8 @@ class Acts:
         if view.outcome is not None:
             if view.asked_by == ASKED_BY and not view.outcome.current:
                 model.published = view.outcome.digest
-            if model.standing.gone == view.outcome.digest or (lost and not view.outcome.current):
+            # Another version that comes instead is an update.
+            if model.standing.gone == view.outcome.digest or (lost == view.outcome.digest and not view.outcome.current):
                 self._on_restore()
                 self._chronicle.tell("model.restored", name=str(reference.name), detail="its bytes were fetched again")
             # What the tag holds says a check: a held one was pulled by its digest.

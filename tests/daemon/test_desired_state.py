@@ -326,6 +326,22 @@ async def test_blobs_whose_bytes_are_gone_are_pulled_again(
     assert {request.digest for request in registry.blob_requests()} == {mistral.weights}
 
 
+async def test_a_newer_version_that_comes_in_the_place_of_lost_bytes_is_no_restored_model(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
+) -> None:
+    async with daemon(store_path, model(mistral.name)) as world:
+        await world.becomes(mistral.name, "published")
+        newer = updated(registry)
+
+        for folder in ("blobs", ".syncd/keep"):
+            (store_path / folder / blob_file(mistral.weights)).unlink()
+
+        await world.until(lambda: world.shown(mistral.name).digest == newer.digest)
+        await world.becomes(mistral.name, "published")
+        await world.quiet()
+        assert not world.told("model.restored")
+
+
 async def test_a_model_of_which_nothing_is_left_counts_as_put_back_once_it_is_fetched_again(
     mistral: ModelHandle, store_path: Path
 ) -> None:

@@ -7,13 +7,14 @@ from typing import Annotated
 import msgspec
 import structlog
 
+from syncd.aio import in_thread
 from syncd.api.catalogue import rfc3339
 from syncd.api.operation import Desk, Operation, Tell
 from syncd.api.repair import BlobMended, BlobNotMended, MendingNow, mend
 from syncd.api.scrubbed import DamageLine, LastScrub, Scrubbed, ScrubDamage, ScrubInfo, ScrubMoment
 from syncd.jobs.damage import Damage
 from syncd.jobs.scrub import ScrubEars, ScrubResult, ScrubWish, scrub
-from syncd.jobs.scrub_book import ScrubProgress, damage_of
+from syncd.jobs.scrub_book import ScrubProgress, count_mended, damage_of
 from syncd.oci.name import ModelName
 from syncd.store.scrubs import ScrubState
 from syncd.text import printable
@@ -52,7 +53,8 @@ async def _scrub(desk: Desk, asked: ScrubRequest, tell: Tell) -> Scrubbed:
         result = replace(result, damages=tuple(one.damage for one in ended if one.error is not None))
     if result.damaged or names is None:  # of all: the schedule counts from here
         desk.changed(*{name for damage in result.damages for name in damage.models})
-    return scrubbed(result, time.monotonic() - started)
+    mended = await in_thread(count_mended, desk.store, result.found, result.damages)
+    return scrubbed(result, time.monotonic() - started, mended=mended)
 
 
 def ears(tell: Tell) -> ScrubEars:
@@ -94,14 +96,15 @@ def damaged(found: Damage) -> ScrubDamage:
     )
 
 
-def scrubbed(result: ScrubResult, seconds: float) -> Scrubbed:
-    """The last line of a scrub."""
+def scrubbed(result: ScrubResult, seconds: float, *, mended: int) -> Scrubbed:
+    """The last line of a scrub. ``mended``: how many of what it found damaged are right now."""
     return Scrubbed(
         models=result.models,
         blobs=result.blobs,
         size=result.size,
         damaged=result.damaged,
-        mended=max(0, result.damaged - len(result.damages)),
+        mended=mended,
+        unnamed=max(0, result.damaged - len(result.damages) - mended),
         damages=tuple(map(damaged, result.damages)),
         direct=result.direct,
         buffered=result.buffered,

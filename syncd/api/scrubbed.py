@@ -41,7 +41,8 @@ class DamageLine(msgspec.Struct, frozen=True, kw_only=True):
 class Scrubbed(msgspec.Struct, frozen=True, kw_only=True):
     """``scrub``: it has come to its end. It found ``damaged`` blobs; ``mended`` of them are whole again.
 
-    ``damages``: all that it found and that nobody has mended.
+    ``damages``: all that it found and that nobody has mended. ``unnamed``: as many were not mended either, but no model
+    names them any more.
     ``resumed``: it went on where another was interrupted, and speaks for both. ``direct``: everything was read from the
     disk itself; else ``buffered`` blobs were read through the page cache, where rot can hide. ``seconds``: of this one.
     """
@@ -57,6 +58,7 @@ class Scrubbed(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool
     seconds: float
     mended: int = 0
+    unnamed: int = 0
 
 
 class LastScrub(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,9 +54,17 @@ def left(told: MendedAll) -> int:
     return told.quarantined + told.kept + told.later
 
 
-def damage_and_mending(damaged: int, mended: int) -> str:
-    """What was found damaged, and what became of it: ``1 blob was damaged and is mended``."""
+def damage_and_mending(damaged: int, mended: int, unnamed: int = 0) -> str:
+    """What was found damaged, and what became of it: ``1 blob was damaged and is mended``.
+
+    ``unnamed``: so many are not mended, and no model names them any more.
+    """
     what = f"{words.count(damaged, 'blob')} {'was' if damaged == 1 else 'were'} damaged"
+    if unnamed >= damaged:
+        return f"{what}, and no model names {'it' if damaged == 1 else 'them'} any more"
+    if unnamed:
+        counts = {"mended": mended, "could not be mended": damaged - mended - unnamed, "of no model any more": unnamed}
+        return f"{what}: {', '.join(f'{count} {which}' for which, count in counts.items() if count)}"
     if mended >= damaged:
         return f"{what} and {'is' if damaged == 1 else 'are'} mended"
     if not mended:

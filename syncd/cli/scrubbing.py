@@ -93,10 +93,11 @@ def _looked_at(told: Scrubbed) -> str:
 def _found(told: Scrubbed, *, repair: bool) -> str:
     if not told.damaged:
         return "every byte is right"
-    if repair or told.mended >= told.damaged:  # a daemon mends by itself, and may be done by now
-        return mending.damage_and_mending(told.damaged, told.mended)
+    if repair or not told.damages:  # a daemon mends by itself, and may be done by now
+        return mending.damage_and_mending(told.damaged, told.mended, told.unnamed)
     mended = f", {told.mended} of them mended by now" if told.mended else ""
-    return f"{words.count(told.damaged, 'blob')} damaged{mended}"
+    unnamed = f", {told.unnamed} of no model any more" if told.unnamed else ""
+    return f"{words.count(told.damaged, 'blob')} damaged{mended}{unnamed}"
 
 
 def _summary(told: Scrubbed, *, repair: bool) -> str:

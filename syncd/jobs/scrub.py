@@ -14,7 +14,7 @@ from syncd.aio import entered, in_thread, in_thread_stoppable
 from syncd.download.pace import RateLimit
 from syncd.errors import BusyError, SyncdError
 from syncd.jobs.damage import Damage, DamageKind, users_now
-from syncd.jobs.scrub_book import ScrubBook, ScrubProgress, damage_of
+from syncd.jobs.scrub_book import UNNAMED, ScrubBook, ScrubProgress, damage_of
 from syncd.jobs.verdicts import blob_lock, conclude, detail_of
 from syncd.jobs.verify import named, users_of
 from syncd.oci.chunks import CHUNK_SIZE
@@ -34,7 +34,6 @@ log = structlog.get_logger()
 _STEP_BYTES = 4 * BLOCK_BYTES  # a cancellation waits for one block of it
 _STEP_SECONDS = 0.25  # of a given rate: what is read at once is not much more than what may be read
 _ATTEMPTS = 3
-_UNNAMED = "application/octet-stream"
 _KINDS = {
     Verdict.WRONG_SIZE: DamageKind.WRONG_SIZE,
     Verdict.WRONG_BYTES: DamageKind.WRONG_BYTES,
@@ -61,9 +60,10 @@ class ScrubEars:
 
 @dataclass(frozen=True, slots=True)
 class ScrubResult:
-    """What was read (``size`` in bytes), by all lives of this scrub. ``damages``: those that nobody has mended.
+    """What was read (``size`` in bytes), by all lives of this scrub. ``found``: the blobs that it found damaged.
 
-    ``resumed``: it went on where another was interrupted. ``buffered``: blobs that were read through the page cache.
+    ``damages``: those that are so yet, and hit a model. ``resumed``: it went on where another was interrupted.
+    ``buffered``: blobs that were read through the page cache.
     """
 
     models: int
@@ -71,8 +71,13 @@ class ScrubResult:
     size: int
     buffered: int
     resumed: bool
-    damaged: int
+    found: tuple[Digest, ...]
     damages: tuple[Damage, ...]
+
+    @property
+    def damaged(self) -> int:
+        """How many it found damaged."""
+        return len(self.found)
 
     @property
     def direct(self) -> bool:
@@ -149,7 +154,7 @@ class _Run:
             size=self._progress.total,
             buffered=self._progress.buffered,
             resumed=resumed,
-            damaged=len(self._underway.damaged),
+            found=tuple(map(Digest.parse, self._underway.damaged)),
             damages=damages,
         )
 
@@ -264,7 +269,7 @@ def _kept(store: Store, named: set[Digest]) -> dict[Descriptor, list[StoredModel
         digest = digest_of_file(file)
         record = None if digest is None or digest in named else store.records.get(digest)
         if digest is not None and record is not None:
-            found[Descriptor(_UNNAMED, digest, record.chunks.size)] = []
+            found[Descriptor(UNNAMED, digest, record.chunks.size)] = []
     return found
 
 

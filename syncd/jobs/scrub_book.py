@@ -1,7 +1,7 @@
 """The book of scrubs: how far they have come, on disk and for whoever asks now, and which blobs are damaged."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -20,6 +20,9 @@ from syncd.store.root import Store
 from syncd.store.scrubs import Finished, FoundDamage, ScrubState, Underway
 
 log = structlog.get_logger()
+
+UNNAMED = "application/octet-stream"
+"""The media type of a blob that no model is asked about."""
 
 _SAVE_EVERY = 5.0  # seconds: what a killed scrub reads again
 
@@ -217,3 +220,23 @@ def still_damaged(store: Store, found: FoundDamage) -> bool:
     if status is BlobStatus.STORED and in_place:
         return False
     return bool(users_now(store, damage.blob, damage.models))
+
+
+def count_mended(store: Store, found: Iterable[Digest], damages: Iterable[Damage]) -> int:
+    """How many that were ``found`` damaged, and are not among ``damages``, are in place and right now. Blocks.
+
+    The rest are not damages only because no model names them any more.
+    """
+    damaged = {damage.blob.digest for damage in damages}
+    return sum(_is_right(store, digest) for digest in found if digest not in damaged)
+
+
+def _is_right(store: Store, digest: Digest) -> bool:
+    record = store.records.get(digest)
+    if record is None:
+        return False
+    try:
+        status, in_place = store.blobs.look(Descriptor(UNNAMED, digest, record.chunks.size))
+    except NotAFileError:
+        return False
+    return status is BlobStatus.STORED and in_place

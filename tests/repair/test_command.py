@@ -4,12 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from syncd.cli.mending import damage_and_mending
+from syncd.jobs.damage import Damage
+from syncd.jobs.scrub import ScrubEars, ScrubWish, scrub
+from syncd.store.root import Store
 from tests.pull.world import ROOT, blob_file, pulled
 from tests.repair.world import flipped
+from tests.scrub.world import book_of
 from tests.support.models import build_model
 from tests.support.oracle import assert_store_whole
 from tests.support.registry import ModelHandle, ScriptedRegistry
@@ -89,6 +96,44 @@ def test_the_last_line_of_a_scrub_as_json_counts_what_is_mended(rotten: ModelHan
 
     ended = json.loads(done.stdout.splitlines()[-1])
     assert (ended["damaged"], ended["mended"], ended["damages"]) == (1, 1, [])
+
+
+class StoppedError(Exception):
+    """In the middle of a scrub."""
+
+
+async def test_what_no_model_names_any_more_is_not_called_mended(rotten: ModelHandle, tmp_path: Path) -> None:
+    store = tmp_path / "models"
+
+    def stop(_found: Damage) -> NoReturn:
+        raise StoppedError
+
+    ears = ScrubEars(progress=lambda _: None, damage=stop)
+    with Store.open(store, create=False) as opened, pytest.raises(StoppedError):
+        await scrub(opened, ScrubWish(None, None), book_of(opened), ears, monotonic=time.monotonic)
+    assert syncd(store, "rm", rotten.name).returncode == 0
+    before = (store / ".syncd" / "state" / "scrub.json").read_bytes()
+
+    done = syncd(store, "scrub")
+    (store / ".syncd" / "state" / "scrub.json").write_bytes(before)
+    told = json.loads(syncd(store, "scrub", "--json").stdout.splitlines()[-1])
+
+    assert done.returncode == 0, done.stderr
+    assert "1 blob was damaged, and no model names it any more, " in done.stdout
+    assert (told["damaged"], told["mended"], told["unnamed"], told["damages"]) == (1, 0, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("mended", "unnamed", "says"),
+    [
+        (3, 0, "3 blobs were damaged and are mended"),
+        (2, 1, "3 blobs were damaged: 2 mended, 1 of no model any more"),
+        (1, 1, "3 blobs were damaged: 1 mended, 1 could not be mended, 1 of no model any more"),
+        (0, 3, "3 blobs were damaged, and no model names them any more"),
+    ],
+)
+def test_every_damaged_blob_is_accounted_for_in_the_words(mended: int, unnamed: int, says: str) -> None:
+    assert damage_and_mending(3, mended, unnamed) == says
 
 
 def test_a_scrub_that_cannot_mend_says_so(rotten: ModelHandle, registry: ScriptedRegistry, tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ __all__ = [
     "MendedAll",
     "MendingNow",
     "mend",
-    "mend_one",
 ]
 
 
@@ -114,14 +113,6 @@ async def mend(desk: Desk, damages: Sequence[Damage], tell: Tell) -> tuple[Mendi
                 ended=hear,
             )
     return tuple(ended)
-
-
-async def mend_one(desk: Desk, damage: Damage, tell: Tell) -> Mending:
-    """Mend this one, likewise. Raise ``SyncdError`` if it is not whole then: why."""
-    (ended,) = await mend(desk, (damage,), tell)
-    if ended.error is not None:
-        raise ended.error
-    return ended
 
 
 def _tell_others(desk: Desk, ended: Mending) -> None:

@@ -74,8 +74,9 @@ async def export(
         with await store.locks.references(shared=True) as held:
             models = await in_thread(_resolved, store, names)
             for name, manifest in leased(models):
-                # A lease whose holder failed would keep the blobs for days, and nobody resumes an export.
-                lease = await stack.enter_async_context(entered(store.leases.take, name, manifest, held))
+                # Nobody resumes an export: what one that failed or was killed leaves is to keep nothing.
+                taken = entered(store.leases.take, name, manifest, held, passing=True)
+                lease = await stack.enter_async_context(taken)
                 stack.callback(lease.release)
         await in_thread(_refuse_missing, store, models)
         return await in_thread_stoppable(lambda cancelled: _Writer(store, models, write, report, cancelled).run())

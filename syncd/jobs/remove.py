@@ -141,7 +141,7 @@ def _is_pulled(store: Store, name: ModelName) -> bool:
         return True
     lock.release()
     # A pull that was killed is to be forgotten too: its lease keeps blobs for a week.
-    return any(lease.name.folded == name.folded for lease in store.leases.all(0.0))
+    return any(lease.name.folded == name.folded and not lease.passing for lease in store.leases.all(0.0))
 
 
 def _nearest(store: Store, name: ModelName) -> str:

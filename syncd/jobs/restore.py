@@ -184,7 +184,7 @@ class _Restore:
 
     def _is_kept(self, digest: Digest) -> bool:
         return any(
-            lease.name == self._name and lease.manifest.digest == digest and not lease.live
+            lease.name == self._name and lease.manifest.digest == digest and not lease.live and not lease.passing
             for lease in self._store.leases.all(time.time())
         )
 
@@ -208,7 +208,7 @@ def _expected(
     if there is not None and (not history or history[0].manifest.digest != there) and pin in {None, there}:
         # Published by a pull that has not noted it yet, or died before it could: its lease has the manifest.
         for lease in store.leases.all(time.time()):
-            if lease.name == name and lease.manifest.digest == there:
+            if lease.name == name and lease.manifest.digest == there and not lease.passing:
                 return Expected(lease.manifest, "a pull that was cut off", noted=False)
         history = store.models.history(name)  # it may have let go of its lease just now, and then it is noted
     for index, entry in enumerate(history):

@@ -40,6 +40,7 @@ OWN_FILE_MODE = 0o600
 _PARTIAL = ".partial"
 _JOURNAL = ".journal"
 _TEMPORARY = "tmp-"
+_PASSING = "passing-"
 _MAX_FILE_NAME = 255
 _BLOB_FILE = re.compile(r"sha256-[0-9a-f]{64}")
 
@@ -77,6 +78,16 @@ def temporary_file(token: str) -> str:
 def is_temporary(name: str) -> bool:
     """Whether this file of ``staging/`` was made under ``temporary_file``."""
     return name.startswith(_TEMPORARY)
+
+
+def passing_lease(token: str) -> str:
+    """File in ``leases/`` that is worth nothing without its holder. Who does not know that takes it for any other."""
+    return _PASSING + token
+
+
+def is_passing_lease(name: str) -> bool:
+    """Whether this file of ``leases/`` was made under ``passing_lease``."""
+    return name.startswith(_PASSING)
 
 
 def digest_lock(digest: Digest) -> str:

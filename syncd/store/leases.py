@@ -36,7 +36,10 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """A lease as others see it. ``age``: seconds since its holder took or touched it; ``lifetime``: after its death."""
+    """A lease as others see it. ``age``: seconds since its holder took or touched it; ``lifetime``: after its death.
+
+    ``passing``: it is no pull's, and nobody goes on with what its holder did: dead, it keeps nothing.
+    """
 
     id: str
     name: ModelName
@@ -44,11 +47,12 @@ class LeaseState:
     live: bool
     age: float
     lifetime: float = LEASE_SECONDS
+    passing: bool = False
 
     @property
     def keeps(self) -> bool:
         """Whether its blobs must stay."""
-        return self.live or self.age < self.lifetime
+        return self.live or (not self.passing and self.age < self.lifetime)
 
 
 class Lease:
@@ -104,13 +108,16 @@ class Leases:
         self._staging = staging
         self._clock = clock
 
-    def take(self, name: ModelName, manifest: Manifest, held: Lock) -> Lease:
-        """Keep this manifest's blobs from now on. ``held``: the references lock, shared."""
+    def take(self, name: ModelName, manifest: Manifest, held: Lock, *, passing: bool = False) -> Lease:
+        """Keep this manifest's blobs from now on. ``held``: the references lock, shared.
+
+        ``passing``: while its holder lives, and no longer.
+        """
         if not held.held:
             raise ValueError("a lease is taken under the references lock")
         content = msgspec.json.encode(_Content(name.parts, manifest.raw))
         temporary = layout.temporary_file(new_token())
-        id_ = new_token()
+        id_ = layout.passing_lease(new_token()) if passing else new_token()
         path = self._staging.path / temporary
         fd = self._staging.create_file(temporary)
         try:
@@ -132,15 +139,17 @@ class Leases:
         return [state for _, state in self._scan(now) if state is not None]
 
     def of_name(self, name: ModelName) -> LeaseState | None:
-        """The newest live lease of this name: whose progress a waiter shows."""
+        """The newest live lease of a pull of this name: whose progress a waiter shows."""
         mine = [
-            state for _, state in self._scan(self._clock()) if state and state.live and state.name.folded == name.folded
+            state
+            for _, state in self._scan(self._clock())
+            if state and state.live and not state.passing and state.name.folded == name.folded
         ]
         return min(mine, key=lambda state: state.age, default=None)
 
     def has_dead(self, name: ModelName) -> bool:
         """Whether a pull of this name ended, by a crash or otherwise, before it was through with all its steps."""
-        return next(self._dead(name), None) is not None
+        return any(not layout.is_passing_lease(id_) for id_ in self._dead(name))
 
     def drop_dead(self, name: ModelName) -> None:
         """Remove what crashed pulls of this name left: it has been published, or removed."""
@@ -188,7 +197,8 @@ class Leases:
             name, manifest = ModelName(*content.name), Manifest.parse(content.manifest)
         except (msgspec.MsgspecError, InvalidNameError, InvalidManifestError):
             return None
-        return LeaseState(id_, name, manifest, live, max(0.0, now - modified), self.lifetime)
+        passing = layout.is_passing_lease(id_)
+        return LeaseState(id_, name, manifest, live, max(0.0, now - modified), self.lifetime, passing)
 
 
 def _lock_new(fd: int, path: Path) -> None:

@@ -142,6 +142,33 @@ def test_a_collection_leaves_the_blobs_of_an_export_that_runs(store_path: Path, 
     assert mistral.weights in {str(one.digest) for one in freed.blobs}
 
 
+def test_a_killed_export_keeps_no_blob_from_a_collection(store_path: Path, mistral: Model, llava: Model) -> None:
+    process = subprocess.Popen(
+        command(store_path, "export", mistral.name, llava.name, "-o", "-"),
+        env=environment(store_path),
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.read(512)  # 64 KiB fit into the pipe: it waits for us
+        assert list((store_path / ".syncd" / "leases").iterdir())
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+    with Store.open(store_path, create=False) as store:
+        first, second = sorted(ModelName.parse(one.name) for one in (mistral, llava))
+        asyncio.run(remove(store, second, now=time.time()))  # the joint lease is under the first one's name
+        freed = asyncio.run(collect(store, now=time.time() + 24 * 3600))
+        kept = store.models.read(first)
+
+    theirs = next(one for one in (mistral, llava) if ModelName.parse(one.name) == second)
+    assert theirs.weights in {str(one.digest) for one in freed.blobs}
+    assert kept is not None
+    assert not list((store_path / ".syncd" / "leases").iterdir())
+
+
 def test_many_models_are_exported_with_few_open_files(tmp_path: Path) -> None:
     models = [synthetic_model(f"m{number}:1", 1000 + number) for number in range(30)]
     path = filled(tmp_path / "many", *models)

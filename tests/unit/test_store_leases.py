@@ -83,6 +83,31 @@ def test_a_killed_holders_lease_keeps_its_blobs_for_a_week(store: Store) -> None
     assert store.leases.of_name(NAME) is None
 
 
+def test_a_passing_lease_keeps_its_blobs_while_its_holder_lives_and_no_moment_longer(store: Store) -> None:
+    held = store.locks.try_references(shared=True)
+    assert held is not None
+    with held:
+        lease = store.leases.take(NAME, MANIFEST, held, passing=True)
+    (living,) = store.leases.all(time.time())
+    shown = store.leases.of_name(NAME)
+    lease.abandon()
+    (dead,) = store.leases.all(time.time())
+
+    assert (living.live, living.keeps) == (True, True)
+    assert (dead.live, dead.keeps) == (False, False)
+    assert shown is None  # it is no pull
+    assert not store.leases.has_dead(NAME)
+    assert store.leases.drop_expired(time.time()) == 1
+
+
+def test_a_passing_lease_has_the_content_of_any_other_for_whoever_does_not_know_it(store: Store) -> None:
+    held = store.locks.try_references(shared=True)
+    assert held is not None
+    with take(store), held, store.leases.take(NAME, MANIFEST, held, passing=True):
+        one, other = files(store)
+        assert one.read_bytes() == other.read_bytes()
+
+
 def test_a_holder_that_touches_its_lease_starts_the_week_anew(store: Store) -> None:
     lease = take(store)
     age(files(store)[0], LEASE_SECONDS)

@@ -14,7 +14,7 @@ from watchfiles._rust_notify import WatchfilesRustInternalError  # documented ("
 
 from syncd.aio import in_thread, only_error
 from syncd.daemon import dropins
-from syncd.daemon.loaded import SYSTEM_FILE, Loaded, candidates, load, loaded_of
+from syncd.daemon.loaded import SYSTEM_FILE, Loaded, candidates, found, loaded_of
 from syncd.daemon.settings_parse import parse
 from syncd.daemon.watched import Watched, watched
 from syncd.errors import ConfigurationError, SyncdError
@@ -125,8 +125,8 @@ class AppliedSettings:
         if self.current.path is not None:
             paths = [self.current.path]
         else:
-            found, _ = candidates(self._named, self._environ, system_file=self._system_file)
-            paths = list(found)
+            places, _ = candidates(self._named, self._environ, system_file=self._system_file)
+            paths = list(places)
         files = paths if self._pins is None else [*paths, self._pins]
         return watched(files, [path.parent / dropins.FOLDER for path in paths])
 
@@ -151,12 +151,11 @@ class AppliedSettings:
     def _from_files(self) -> Loaded:
         path = self.current.path
         if path is None:
-            fresh = load(self._named, self._environ, system_file=self._system_file)
-            self._pins = fresh.settings.pins
-            return fresh
-        if path.exists() and not path.is_file():
+            document = found(self._named, self._environ, system_file=self._system_file) or dropins.Document()
+        elif path.exists() and not path.is_file():
             raise ConfigurationError(f"{path} is no file")  # a FIFO would keep whoever opens it
-        document = dropins.read(path) or dropins.Document(path)
+        else:
+            document = dropins.read(path) or dropins.Document(path)
         self._pins = parse(document).pins
         return loaded_of(document)
 

@@ -98,14 +98,20 @@ def load(named: Path | None, environ: Mapping[str, str], *, system_file: Path = 
 
     Raise ``ConfigurationError`` for a named file that is missing, and for every file that cannot be used as it stands.
     """
+    document = found(named, environ, system_file=system_file)
+    return Loaded() if document is None else loaded_of(document)
+
+
+def found(named: Path | None, environ: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> Document | None:
+    """The settings file that ``load`` goes by, as it is written; None: there is none. Raise ``ConfigurationError``."""
     paths, must_exist = candidates(named, environ, system_file=system_file)
     for path in paths:
         document = dropins.read(path)
         if must_exist and (document is None or path not in (file.path for file in document.files)):
             raise ConfigurationError(f"there are no settings at {path}", hint=_named_hint(named))
         if document is not None:
-            return loaded_of(document)
-    return Loaded()
+            return document
+    return None
 
 
 def loaded_of(document: Document) -> Loaded:

@@ -457,6 +457,22 @@ async def test_a_pins_file_that_is_named_before_it_is_there_is_read_when_it_come
             await connections(applied, 2)
 
 
+async def test_on_a_host_without_settings_the_pins_file_that_the_first_ones_name_is_read_when_it_comes(
+    tmp_path: Path,
+) -> None:
+    pins, home = tmp_path / "elsewhere" / "pins.json", tmp_path / "home" / "syncd"
+    pins.parent.mkdir()
+    home.mkdir(parents=True)
+    async with running(None, environ={"XDG_CONFIG_HOME": str(home.parent)}) as applied:
+        (home / "syncd.toml").write_text(f'pins = "{pins}"\n{TWO}')
+        await refused(applied, "is not there")
+        await at_rest(applied)
+
+        pins.write_text(NO_PINS)
+        async with asyncio.timeout(20):
+            await connections(applied, 2)
+
+
 async def at_rest(applied: AppliedSettings) -> None:
     """The change is over: what comes next is an event of its own."""
     await applied.reload()

@@ -64,7 +64,7 @@ class DownloadSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[download]``: how blobs are fetched."""
 
     connections: Annotated[int, msgspec.Meta(ge=1, le=MAX_CONNECTIONS)] = 8
-    """Connections open at once, over all blobs of the process; four for a blob while its hash is what limits."""
+    """Connections open at once, over all blobs of the process; fewer for a blob while its hash is what limits."""
     max_rate: Rate | None = None
     """Bytes a second over all connections. Unset: no limit."""
     stall_timeout: StallTimeout = StallTimeout(30)

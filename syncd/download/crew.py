@@ -12,17 +12,17 @@ from contextlib import suppress
 
 from syncd.download.pace import Clock
 
-FEW = 4
-"""So many connections work on a blob while the hash is what limits."""
+FEW = 2
+"""So many connections work on a blob at least, however much the hash limits."""
 
 _LOOK_EVERY = 0.1  # seconds, at least: what is shorter says little
-_LIMITS = 0.5  # of the time that the hash is at work: from here on it limits
-_IDLE = 0.25  # and below this it does not
+_LIMITS = 0.8  # of the time that the hash is at work: from here on it limits
+_WAITS = 0.5  # and below this it waits for bytes
 _YIELDING = 5  # steps on nice's scale
 
 
 class Crew:
-    """``size``: how many connections may work on a blob now; ``most``, until the hash turns out to limit."""
+    """``size``: how many connections may work on a blob now: ``most``, until the hash turns out to limit, then half."""
 
     def __init__(self, most: int, clock: Clock) -> None:
         self.size = most
@@ -42,9 +42,9 @@ class Crew:
             return
         share = self._hashing / passed
         if share > _LIMITS:
-            self.size = min(FEW, self._most)
-        elif share < _IDLE:
-            self.size = self._most
+            self.size = min(self._most, max(FEW, self.size // 2))
+        elif share < _WAITS:
+            self.size = min(self._most, self.size * 2)
         self._hashing, self._since = 0.0, self._clock()
 
 

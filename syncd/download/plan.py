@@ -61,9 +61,8 @@ def segment_size(rest: int, connections: int) -> int:
 class RangeQueue:
     """Ranges still to fetch, lowest first. A range that was cut off in mid-chunk comes back as its unaligned rest."""
 
-    def __init__(self, ranges: Collection[ByteRange], connections: int) -> None:
+    def __init__(self, ranges: Collection[ByteRange]) -> None:
         self._ranges = sorted(ranges)
-        self._connections = connections
         self._rest = sum(one.size for one in ranges)
 
     def __bool__(self) -> bool:
@@ -79,12 +78,12 @@ class RangeQueue:
         """Where the lowest range starts; None if there is none."""
         return self._ranges[0].start if self._ranges else None
 
-    def take(self, *, before: int) -> ByteRange | None:
-        """The next segment, if one starts below ``before`` (the end of the window)."""
+    def take(self, *, before: int, connections: int) -> ByteRange | None:
+        """The next segment for one of so many connections, if one starts below ``before`` (the end of the window)."""
         if not self._ranges or self._ranges[0].start >= before:
             return None
         first = heapq.heappop(self._ranges)
-        portion = segment_size(self._rest, self._connections)
+        portion = segment_size(self._rest, connections)
         end = min(first.end, first.start - first.start % CHUNK_SIZE + portion)
         if end < first.end:
             heapq.heappush(self._ranges, ByteRange(end, first.end))

@@ -49,7 +49,7 @@ class Transfer:
         self._receiver = Receiver(means, name, partial.blob, counters, avoid=avoid, progressed=self._progressed)
         ranges = missing(self._blob.size, held)
         self._resumed_to = ranges[0].start if ranges else self._blob.size
-        self._queue = RangeQueue(ranges, means.settings.connections)
+        self._queue = RangeQueue(ranges)
         self._prefix = PrefixHash(partial)
         self._active: set[Segment] = set()
         self._connections: set[Connection] = set()
@@ -118,7 +118,7 @@ class Transfer:
         failures = Failures(self._means, self._counters, lambda: self._written)
         while await self._may_take():
             async with self._means.budget:
-                taken = self._queue.take(before=self._window_end())
+                taken = self._queue.take(before=self._window_end(), connections=self._crew.size)
                 if taken is None:
                     continue
                 try:

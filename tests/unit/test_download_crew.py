@@ -28,20 +28,23 @@ def test_all_may_work_until_the_hash_limits() -> None:
     time = Passing()
     crew = Crew(8, time)
     assert crew.size == 8
-    time.passes(crew, seconds=1, hashing=0.4)
+    time.passes(crew, seconds=1, hashing=0.7)
     assert crew.size == 8
-    time.passes(crew, seconds=1, hashing=0.6)
-    assert crew.size == FEW
+    for size in (4, 2, FEW):
+        time.passes(crew, seconds=1, hashing=0.9)
+        assert crew.size == size
 
 
-def test_few_stay_few_until_the_hash_has_time() -> None:
+def test_few_stay_few_until_the_hash_waits_for_bytes() -> None:
     time = Passing()
     crew = Crew(8, time)
     time.passes(crew, seconds=1, hashing=0.9)
-    time.passes(crew, seconds=1, hashing=0.3)
+    time.passes(crew, seconds=1, hashing=0.9)
+    time.passes(crew, seconds=1, hashing=0.6)
     assert crew.size == FEW
-    time.passes(crew, seconds=1, hashing=0.2)
-    assert crew.size == 8
+    for size in (4, 8, 8):
+        time.passes(crew, seconds=1, hashing=0.4)
+        assert crew.size == size
 
 
 def test_a_moment_decides_nothing_but_counts() -> None:
@@ -49,8 +52,8 @@ def test_a_moment_decides_nothing_but_counts() -> None:
     crew = Crew(8, time)
     time.passes(crew, seconds=0.05, hashing=1.0)
     assert crew.size == 8
-    time.passes(crew, seconds=0.06, hashing=0.3)
-    assert crew.size == FEW
+    time.passes(crew, seconds=0.06, hashing=0.9)
+    assert crew.size == 4
 
 
 @pytest.mark.parametrize("most", [1, FEW])

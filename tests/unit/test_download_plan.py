@@ -30,10 +30,10 @@ def test_missing_and_held_make_up_the_blob_and_share_nothing(size: int, held: se
 
 @given(sizes.filter(bool), st.integers(min_value=1, max_value=64))
 def test_segments_come_in_ascending_order_and_cover_everything_once(size: int, connections: int) -> None:
-    queue = RangeQueue(missing(size, ()), connections)
+    queue = RangeQueue(missing(size, ()))
 
     taken = []
-    while (one := queue.take(before=size)) is not None:
+    while (one := queue.take(before=size, connections=connections)) is not None:
         taken.append(one)
 
     assert taken[0].start == 0
@@ -54,21 +54,21 @@ def test_a_segment_is_whole_chunks_and_all_connections_fit_in_the_window(rest: i
 
 
 def test_nothing_that_starts_beyond_the_window_is_handed_out() -> None:
-    queue = RangeQueue(missing(4 * CHUNK_SIZE, {0, 1}), 1)
+    queue = RangeQueue(missing(4 * CHUNK_SIZE, {0, 1}))
 
-    assert queue.take(before=2 * CHUNK_SIZE) is None
-    assert queue.take(before=2 * CHUNK_SIZE + 1) is not None
+    assert queue.take(before=2 * CHUNK_SIZE, connections=1) is None
+    assert queue.take(before=2 * CHUNK_SIZE + 1, connections=1) is not None
 
 
 def test_what_a_dropped_connection_left_is_the_next_thing_to_fetch() -> None:
-    queue = RangeQueue(missing(8 * CHUNK_SIZE, ()), 8)
-    first = queue.take(before=1 << 40)
+    queue = RangeQueue(missing(8 * CHUNK_SIZE, ()))
+    first = queue.take(before=1 << 40, connections=8)
     assert first is not None
 
     queue.give_back(ByteRange(first.start + 7, first.end))
 
     assert queue.lowest == 7
-    assert queue.take(before=1 << 40) == ByteRange(7, CHUNK_SIZE)
+    assert queue.take(before=1 << 40, connections=8) == ByteRange(7, CHUNK_SIZE)
 
 
 def test_an_empty_or_backward_range_cannot_be_made() -> None:

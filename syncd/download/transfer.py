@@ -57,7 +57,7 @@ class Transfer:
         self._written = 0
         self._changed = asyncio.Event()
         self._crew = Crew(means.settings.connections, means.clock)
-        self._ended = asyncio.Event()
+        self._room = asyncio.Event()
 
     async def run(self, *, one_stream: bool) -> Digest:
         """Fetch and hash. Raise ``OneStreamError`` where ranges do not work, else ``SyncdError``."""
@@ -104,6 +104,7 @@ class Transfer:
                 await in_thread(self._prefix.advance, frontier)
                 self._crew.hashed(self._means.clock() - began)
                 self._crew.look()
+                self._room.set()
                 self._changed.set()
             else:
                 await self._change()
@@ -135,8 +136,8 @@ class Transfer:
         """Wait for a segment that may begin; False when there will be none any more."""
         while self._queue or self._active:
             if len(self._active) >= self._crew.size:
-                self._ended.clear()
-                await self._ended.wait()
+                self._room.clear()
+                await self._room.wait()
             elif self._queue.lowest is not None and self._queue.lowest < self._window_end():
                 return True
             await self._change()
@@ -190,7 +191,7 @@ class Transfer:
                 if rest is not None:
                     self._queue.give_back(rest)
             self._crew.look()
-            self._ended.set()
+            self._room.set()
             self._changed.set()
 
     @contextmanager

@@ -82,8 +82,14 @@ def damaged(daemon: RunningDaemon) -> subprocess.CompletedProcess[str]:
     weights.chmod(0o444)
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # rot leaves no other trace
     scrubbed = daemon.command("scrub")
-    assert daemon.command("gc").returncode == 0
+    eventually(lambda: collected(daemon), seconds=120)
     return scrubbed
+
+
+def collected(daemon: RunningDaemon) -> bool:
+    """Nothing holds a collection back any more: the servers have settled after what the damage made of them."""
+    assert daemon.command("gc").returncode == 0
+    return daemon.metric("syncd_collection_last_completed_timestamp_seconds") > 0
 
 
 def test_the_damage_was_found(host: Host) -> None:

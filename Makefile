@@ -7,7 +7,7 @@
 # make dist    sdist and wheel, in dist/
 # make test-lowest   unit, API and pull tests with the oldest dependencies that pyproject.toml allows
 # make audit   the dependencies, against the lists of known vulnerabilities (needs the internet)
-# make install, make uninstall: syncd as a systemd service, or no more; PREFIX, DESTDIR and PYTHON are heeded
+# make install, make uninstall: syncd as a systemd service, or no more; PREFIX, DESTDIR, PYTHON and WHEEL are heeded
 #
 # The first three set up what they need: a virtual environment in .venv and, where it runs as root on Debian, Debian's packages.
 
@@ -107,7 +107,7 @@ audit:
 
 # What systemd/install does, with these variables.
 install uninstall:
-	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" PYTHON="$(PYTHON)" systemd/install $@
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" PYTHON="$(PYTHON)" WHEEL="$(WHEEL)" systemd/install $@
 
 clean:
 	rm -rf $(VENV) $(VENV)-* .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -216,10 +216,11 @@ async def test_a_store_that_spans_two_mounts_is_refused_before_anything_is_asked
 
 
 @as_root
-@pytest.mark.parametrize("folder", ["blobs", "manifests", ".syncd/staging"])
+@pytest.mark.parametrize(("folder", "kept"), [("blobs", 1), ("manifests", 5), (".syncd/staging", 0)])
 def test_an_owner_who_may_not_write_is_not_authorised_and_loses_nothing(
-    folder: str, registry: ScriptedRegistry, open_path: Path
+    folder: str, kept: int, registry: ScriptedRegistry, open_path: Path
 ) -> None:
+    """``kept``: blobs that the next run does not fetch. Where the first one fails, the others may be on their way."""
     model, store = registry.add(build_model("mistral:7b")), open_path / "models"
     assert command("init", "--owner", "nobody", "--store", str(store)).returncode == 0
     (store / folder).chmod(0o555)
@@ -231,6 +232,7 @@ def test_an_owner_who_may_not_write_is_not_authorised_and_loses_nothing(
     assert "hint: " in refused.stderr
     (store / folder).chmod(0o755)
     assert assert_store_whole(store) == {}
+    registry.forget_requests()
     assert command("pull", "--store", str(store), model.name).returncode == 0
-    assert registry.bytes_served(model.weights) == model.weights_size
+    assert sum(not registry.bytes_served(digest) for digest in model.blobs) >= kept
     assert assert_store_whole(store) == {model.name: model.digest}

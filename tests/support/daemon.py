@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -45,7 +44,7 @@ class RunningDaemon:
     settings: str = ""
     environ: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
-    process: subprocess.Popen[bytes] | None = None
+    process: commands.Process | None = None
     ops_port: int = field(default_factory=free_port)
     told: list[str] = field(default_factory=list)
     _notify: socket.socket | None = None
@@ -97,12 +96,11 @@ class RunningDaemon:
         self._notify.bind(str(notify))
         notify.chmod(0o666)  # as systemd's own
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "syncd.cli.main", "serve", *self.arguments],
-                env={**self.environment(), "NOTIFY_SOCKET": str(notify)},
-                stderr=log,
-                stdout=log,
-                cwd=ROOT,
+            self.process = commands.Process.start(
+                "serve",
+                *self.arguments,
+                environ={**self.environment(), "NOTIFY_SOCKET": str(notify)},
+                streams=(0, log.fileno(), log.fileno()),
             )
         return self
 
@@ -158,7 +156,7 @@ class RunningDaemon:
             process.send_signal(number)
         try:
             return process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             process.send_signal(signal.SIGABRT)  # its traceback goes to the log
             process.wait(20)
             raise AssertionError(f"it did not end; the log:\n{self.log()[-6000:]}") from None

@@ -1,7 +1,9 @@
 """`make install` and `make uninstall`, into a folder that stands for /."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,14 +28,33 @@ def copy(installed: Path, tmp_path: Path) -> Path:
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree in which syncd is installed under another prefix, and settings were there before.
 
-    Its path has a blank in it, and is longer than what a kernel takes for a script's interpreter.
+    From a wheel and the folder systemd/, without a checkout. The tree's path has a blank in it, and is longer than what
+    a kernel takes for a script's interpreter.
     """
     needs_debians_python()
+    brought = tmp_path_factory.mktemp("brought")
+    shutil.copytree(CHECKOUT / "systemd", brought / "systemd")
     root = tmp_path_factory.mktemp("elsewhere") / "a package" / ("x" * 120)
     (root / "etc/syncd").mkdir(parents=True)
     (root / "etc/syncd/syncd.toml").write_text(_MINE)
-    make("install", root, PREFIX="/opt/syncd")
+    build = (sys.executable, "-m", "build", "--wheel", "--outdir", str(brought), str(CHECKOUT))
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = brought.glob("*.whl")
+    done = install(brought, root, PREFIX="/opt/syncd", WHEEL=wheel.name)
+    assert done.returncode == 0, done.stdout + done.stderr
     return root
+
+
+def install(brought: Path, root: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run systemd/install in the folder ``brought``, with ``root`` standing for /."""
+    return subprocess.run(
+        ("systemd/install", "install"),
+        cwd=brought,
+        env={"PATH": os.environ["PATH"], "DESTDIR": str(root), "PYTHON": DEBIAN_PYTHON, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_nothing_that_is_installed_tells_where_it_was_made(installed: Path) -> None:
@@ -99,6 +120,21 @@ def test_uninstall_leaves_store_and_settings_and_says_so(copy: Path) -> None:
     made = ("lib/systemd", "lib/sysusers.d", "lib/tmpfiles.d", "share/syncd", "share/zsh", "share/fish")
     assert not [folder for folder in made if copy.joinpath("usr/local", folder).exists()]
     assert "kept:      the store, the settings" in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [({}, "error: there is no syncd around "), ({"WHEEL": "syncd-9.whl"}, "syncd-9.whl\nhint: make dist makes one")],
+)
+def test_where_there_is_nothing_to_install_that_is_said(tmp_path: Path, variables: dict[str, str], said: str) -> None:
+    needs_debians_python()
+    shutil.copytree(CHECKOUT / "systemd", tmp_path / "systemd")
+
+    done = install(tmp_path, tmp_path / "root", **variables)
+
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not (tmp_path / "root").exists()
 
 
 def test_an_interpreter_in_a_home_folder_is_refused(tmp_path: Path) -> None:

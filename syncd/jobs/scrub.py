@@ -184,7 +184,7 @@ class _Run:
         self._ears.damage(damage)
 
     async def _judge(self, blob: Descriptor, users: tuple[ModelName, ...]) -> Damage | None:
-        """What is wrong with what lies in ``blobs/``, if anything."""
+        """What is wrong with what lies in ``blobs/``, if anything, and with what only ``keep/`` has of no model's."""
         found = await self._look(blob)
         if found is None:
             return None
@@ -233,7 +233,8 @@ class _Run:
                     await in_thread(check.close)  # waits for the reads under way, on a bad disk for long
 
     def _opened(self, blob: Descriptor, whole: bool) -> AbstractContextManager[Scrutiny | None]:
-        check = self._store.blobs.open_scrutiny(blob, self._reader, whole=whole)
+        nobodys = blob.media_type == UNNAMED
+        check = self._store.blobs.open_scrutiny(blob, self._reader, whole=whole, kept=nobodys)
         if check is not None and check.by_map and self._underway.identity == check.before:
             check.skip_to(self._underway.chunk)
         return check or nullcontext()

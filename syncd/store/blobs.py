@@ -82,24 +82,31 @@ class BlobStore:
         """A pass over what lies in ``blobs/``; None if nothing does. ``StoreError`` if it is no regular file."""
         return self._check(blob, self._blobs)
 
-    def open_scrutiny(self, blob: Descriptor, reader: DirectReader, *, whole: bool) -> Scrutiny | None:
-        """A pass over what the disk holds of ``blobs/``, likewise; by its record's map, unless ``whole`` is asked."""
+    def open_scrutiny(
+        self, blob: Descriptor, reader: DirectReader, *, whole: bool, kept: bool = False
+    ) -> Scrutiny | None:
+        """A pass over what the disk holds of ``blobs/``, likewise; by its record's map, unless ``whole`` is asked.
+
+        ``kept``: if nothing lies there, then over what ``keep/`` has, which a pull would put back as it is.
+        """
         file = layout.blob_file(blob.digest)
-        self._regular(self._blobs, file)
-        fd = self._blobs.open_file(file)
-        if fd is None:
-            return None
-        try:
-            return Scrutiny(blob, fd, self._blobs.path / file, self._records.get(blob.digest), reader, whole=whole)
-        except BaseException:
-            os.close(fd)
-            raise
+        for folder in (self._blobs, self._keep) if kept else (self._blobs,):
+            self._regular(folder, file)
+            fd = folder.open_file(file)
+            if fd is not None:
+                try:
+                    return Scrutiny(blob, fd, folder.path / file, self._records.get(blob.digest), reader, whole=whole)
+                except BaseException:
+                    os.close(fd)
+                    raise
+        return None
 
     def in_place(self, check: Passed) -> bool:
-        """Whether the file that was read is still the one in ``blobs/``."""
+        """Whether the file that was read still has the name under which it was found."""
         with translated(check.path):
             mine = os.fstat(check.fd)
-        return same_file(mine, self._blobs.stat(layout.blob_file(check.blob.digest)))
+        folder = self._keep if check.path.parent == self._keep.path else self._blobs
+        return same_file(mine, folder.stat(layout.blob_file(check.blob.digest)))
 
     def conclude(self, check: Passed) -> Verdict:
         """What a finished pass found, and remember it: a right one is recorded, a wrong one counts no longer."""

@@ -32,7 +32,7 @@ from tests.support.standin.store import Store as OllamasStore
 
 STEPS = 10_000
 SHARDS = 4
-EXAMPLES = 40
+EXAMPLES = 44
 STEPS_OF_ONE = 70
 KIB = 1 << 10
 HOUR = 3600.0

@@ -175,17 +175,34 @@ async def test_only_the_named_models_are_read(store: Store) -> None:
     assert (await scrubbed(store, ScrubWish([ModelName.parse("nomic-embed-text:v1.5")], None))).damaged == 1
 
 
-async def test_what_only_the_history_keeps_is_read_too_and_is_stored_no_more_if_it_has_rotted(store: Store) -> None:
+@pytest.mark.parametrize("pruned", [False, True])
+async def test_what_only_the_history_keeps_is_read_too_and_is_stored_no_more_if_it_has_rotted(
+    store: Store, *, pruned: bool
+) -> None:
+    """``pruned``: an outside Ollama has taken it from blobs/, and a pull would put it back from keep/."""
     model = build_model("mistral:7b")
     blob = blob_of(put(store, model), model.weights)
     manifest_path(store, ModelName.parse(model.name)).unlink()
     harm(blob_file(store, model.weights), "flip", random.Random(1))
-    assert store.blobs.status(blob) is BlobStatus.STORED
+    if pruned:
+        blob_file(store, model.weights).unlink()
+    assert store.blobs.look(blob) == (BlobStatus.STORED, not pruned)
 
     result = await scrubbed(store)
 
     assert (result.models, result.damaged) == (0, 0)  # no model suffers from it
     assert store.blobs.status(blob) is BlobStatus.ABSENT
+
+
+async def test_what_keep_alone_has_and_is_right_stays_as_it_is(store: Store) -> None:
+    model = build_model("mistral:7b")
+    blob = blob_of(put(store, model), model.weights)
+    manifest_path(store, ModelName.parse(model.name)).unlink()
+    blob_file(store, model.weights).unlink()
+
+    await scrubbed(store)
+
+    assert store.blobs.look(blob) == (BlobStatus.STORED, False)
 
 
 async def test_a_damage_that_was_mended_otherwise_is_forgotten(store: Store) -> None:

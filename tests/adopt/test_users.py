@@ -5,7 +5,6 @@ import pwd
 import signal
 import stat
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from syncd.errors import ExitCode
 from tests.adopt.world import blob_file, lay, photograph, tag_file
 from tests.pull.world import command
+from tests.support import commands
 from tests.support.models import MIB, Model, build_model, synthetic_model
 from tests.support.oracle import assert_store_whole
 
@@ -144,8 +144,9 @@ def test_an_interrupted_adoption_ends_with_its_helper_and_goes_on_when_it_is_run
     source = lay(open_path / "source", model)
     arguments = ["adopt", "--store", str(owned), str(source)]
     running = subprocess.Popen(
-        [sys.executable, "-m", "syncd.cli.main", *arguments],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])},
+        [*commands.INTERPRETED, *arguments],
+        env={"PATH": os.environ["PATH"]},
+        cwd=commands.ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         process_group=0,

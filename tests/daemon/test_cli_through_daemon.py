@@ -4,8 +4,6 @@ import json
 import re
 import resource
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +12,11 @@ from typing import Any
 import pytest
 
 from tests.pull.world import as_root
-from tests.support.daemon import ROOT, RunningDaemon, eventually
+from tests.support import commands
+from tests.support.daemon import RunningDaemon, eventually
 from tests.support.models import MIB, build_model, synthetic_model
 from tests.support.oracle import assert_store_whole
 from tests.support.registry import ModelHandle, ScriptedRegistry
-
-SYNCD = (sys.executable, "-m", "syncd.cli.main")
 
 
 @pytest.fixture
@@ -46,15 +43,8 @@ def slow(registry: ScriptedRegistry) -> ModelHandle:
     return handle
 
 
-def start(daemon: RunningDaemon, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*SYNCD, *arguments],
-        env=daemon.environment(),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(daemon: RunningDaemon, *arguments: str) -> commands.Process:
+    return commands.Process.start(*arguments, environ=daemon.environment())
 
 
 def objects(text: str) -> list[dict[str, Any]]:
@@ -159,7 +149,7 @@ def test_a_removal_through_the_daemon_is_one(daemon: RunningDaemon, mistral: Mod
 
 def test_a_list_through_the_daemon_takes_no_time(daemon: RunningDaemon) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert daemon.command("list").returncode == 0
+    assert commands.interpreted("list", environ=daemon.environment()).returncode == 0
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     # The processor's, of processes that have ended: the clock sees what else the machine does.
     assert used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime < 2
@@ -171,11 +161,11 @@ def test_a_list_through_the_daemon_takes_no_time(daemon: RunningDaemon) -> None:
 def test_eight_commands_are_one_download(daemon: RunningDaemon, registry: ScriptedRegistry) -> None:
     handle = registry.add(synthetic_model("shared:1b", 16 * MIB))
     registry.throttle(8 * MIB)
-    commands = [start(daemon, "pull", "--json", handle.name) for _ in range(8)]
+    pulls = [start(daemon, "pull", "--json", handle.name) for _ in range(8)]
 
-    ends = [command.communicate(timeout=60) for command in commands]
+    ends = [pull.communicate() for pull in pulls]
 
-    assert [command.returncode for command in commands] == [0] * 8, ends
+    assert [pull.returncode for pull in pulls] == [0] * 8, ends
     assert {objects(told)[-1]["event"] for told, _ in ends} <= {"published", "current"}
     assert registry.bytes_served() < 1.2 * 16 * MIB
     assert set(assert_store_whole(daemon.store)) == {handle.name}
@@ -188,7 +178,7 @@ def test_who_goes_away_leaves_a_pull_that_goes_on_and_can_be_joined(
     first = start(daemon, "pull", slow.name)
     registry.wait_until(lambda it: it.bytes_served() >= MIB)
     first.send_signal(number)
-    shown, errors = first.communicate(timeout=60)
+    shown, errors = first.communicate()
 
     assert (first.returncode, shown) == (128 + number, "")
     assert f"\ninterrupted; the daemon goes on; 'syncd cancel {slow.name}' stops it, " in errors
@@ -196,7 +186,7 @@ def test_who_goes_away_leaves_a_pull_that_goes_on_and_can_be_joined(
     second = start(daemon, "pull", "--json", slow.name)
     assert second.stdout is not None
     assert json.loads(second.stdout.readline())["name"] == slow.name
-    told, _ = second.communicate(timeout=60)
+    told, _ = second.communicate()
     assert objects(told)[-1]["event"] == "published"
     assert [one["id"] for one in jobs(daemon, "done")] == [job["id"]]
 
@@ -209,7 +199,7 @@ def test_a_cancelled_pull_ends_for_all_who_watch_it(
     assert all(one.stdout and one.stdout.readline() for one in watching), "each has heard of it"
 
     done = daemon.command("cancel", slow.name)
-    ends = [one.communicate(timeout=60) for one in watching]
+    ends = [one.communicate() for one in watching]
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{slow.name}: cancelled (job ")
@@ -227,7 +217,7 @@ def test_a_job_is_cancelled_by_its_id(daemon: RunningDaemon, registry: ScriptedR
     (told,) = objects(daemon.command("cancel", "--json", job["id"]).stdout)
 
     assert [one["id"] for one in told["cancelled"]] == [job["id"]]
-    watching.communicate(timeout=60)
+    watching.communicate()
     assert watching.returncode == 1
 
 
@@ -237,7 +227,7 @@ def test_a_daemon_that_dies_is_told_of_and_not_replaced(
     watching = start(daemon, "pull", slow.name)
     registry.wait_until(lambda it: it.bytes_served() >= MIB)
     daemon.kill()
-    _, errors = watching.communicate(timeout=60)
+    _, errors = watching.communicate()
 
     assert watching.returncode == 1
     assert f"the daemon at {daemon.socket} went away\nhint: " in errors
@@ -273,15 +263,7 @@ def test_a_daemon_on_another_store_is_an_error(daemon: RunningDaemon, tmp_path: 
 def test_a_socket_that_refuses_this_user_is_an_error() -> None:
     with tempfile.TemporaryDirectory() as reachable, RunningDaemon(Path(reachable)) as daemon:
         Path(reachable).chmod(0o755)
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.pull.as_user", "65534", "65534", "list"],
-            env={**daemon.environment(), "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = commands.completed("list", environ=daemon.environment(), cwd=Path("/"), user="nobody")
     assert done.returncode == 4, done.stderr
     assert "this user may not speak to the daemon" in done.stderr
 
@@ -344,7 +326,7 @@ def test_a_watch_shows_one_status_after_another(daemon: RunningDaemon) -> None:
     daemon.kill()
     without = json.loads(watching.stdout.readline())
     watching.send_signal(signal.SIGINT)
-    watching.communicate(timeout=60)
+    watching.communicate()
 
     assert first["daemon"] == second["daemon"] != without.get("daemon")
     assert watching.returncode == 130

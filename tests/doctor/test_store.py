@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,21 +17,18 @@ from syncd.store.layout import journal_file, partial_file, temporary_file
 from syncd.store.root import Store
 from tests.crash.strace import needs_strace
 from tests.doctor.world import DAY, Patient, visit
-from tests.pull.world import ROOT, as_root
+from tests.pull.world import as_root
+from tests.support import commands
 from tests.support.oracle import snapshot
 
 
 def syncd(store: Path, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """A command as a process. ``before``: what starts it."""
-    return subprocess.run(
-        (*before, sys.executable, "-m", "syncd.cli.main", *arguments, "--store", str(store)),
-        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    environ = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"}
+    whole = (*arguments, "--store", str(store))
+    if before:
+        return commands.interpreted(*whole, environ=environ, before=before)
+    return commands.completed(*whole, environ=environ)
 
 
 async def test_a_store_as_a_pull_leaves_it_has_nothing_worse_than_a_note(patient: Patient) -> None:

@@ -394,14 +394,14 @@ def pull_by_themselves(folder: Path, registry: ScriptedRegistry, models: list[Mo
 
 def test_ctrl_c_ends_it_in_order_and_says_how_to_go_on(spoilt: Host) -> None:
     spoilt.registry.throttle(16 * 1024)  # bytes a second
-    process = spoilt.start()
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line) == {"event": "step", "step": "pull"}:
-            break
-    time.sleep(0.3)  # into the transfer
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    with spoilt.start() as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line) == {"event": "step", "step": "pull"}:
+                break
+        time.sleep(0.3)  # into the transfer
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
     spoilt.registry.heal()
 
     assert process.returncode == 128 + signal.SIGINT

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,7 @@ from typing import Any
 
 from tests.adopt.world import blob_file, lay, tag_file
 from tests.support import commands
-from tests.support.daemon import ROOT, RunningDaemon, eventually
+from tests.support.daemon import RunningDaemon, eventually
 from tests.support.models import Model, five_models, model_from
 from tests.support.ollama_servers import ask
 from tests.support.registry import ScriptedRegistry
@@ -23,7 +21,6 @@ from tests.support.standin import StandIn
 
 SERVERS = 8
 WEIGHTS = 64 * 1024  # bytes
-SYNCD = (sys.executable, "-m", "syncd.cli.main")
 
 
 def standing(server: dict[str, Any]) -> set[bool]:
@@ -141,16 +138,9 @@ class Host:
         ended = commands.completed(*self.arguments(*more, wanted=wanted), environ=self.environment())
         return Done(ended.returncode, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> commands.Process:
         """Run it, and do not wait."""
-        return subprocess.Popen(
-            [*SYNCD, *self.arguments()],
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-            text=True,
-        )
+        return commands.Process.start(*self.arguments(), environ=self.environment())
 
     def migrate_and_die(self, event: int) -> bool:
         """Run it, and kill it at the event of this number (from 1 on, progress aside); whether it came so far."""

@@ -8,7 +8,6 @@ import re
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ import pytest
 
 from syncd.oci.chunks import CHUNK_SIZE
 from syncd.store.root import Store
-from tests.pull.world import ROOT, as_root, blob_file, command, pulled
+from tests.pull.world import as_root, blob_file, command, pulled
+from tests.support import commands
 from tests.support.models import build_model, synthetic_model
 from tests.support.oracle import assert_store_whole, snapshot
 from tests.support.registry import ModelHandle, ScriptedRegistry
@@ -34,7 +34,7 @@ CONNECTIONS = 3
 class Puller:
     """A ``syncd pull --json`` that runs."""
 
-    process: subprocess.Popen[bytes]
+    process: commands.Process
     told: Path
 
     def events(self) -> list[dict[str, Any]]:
@@ -67,17 +67,15 @@ def pullers(store_path: Path, tmp_path: Path) -> Iterator[Callable[[str], Puller
             told = tmp_path / f"told-{len(started)}"
             arguments = ["pull", "--json", "--connections", str(CONNECTIONS), "--store", str(store_path), name]
             with told.open("wb") as out, told.with_suffix(".err").open("wb") as err:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "syncd.cli.main", *arguments],
-                    stdout=out,
-                    stderr=err,
-                    cwd=tmp_path,
-                    env={
+                process = commands.Process.start(
+                    *arguments,
+                    environ={
                         "PATH": os.environ["PATH"],
                         "HOME": str(tmp_path),
-                        "PYTHONPATH": str(ROOT),
                         "SYNCD_SOCKET": str(tmp_path / "syncd.sock"),
                     },
+                    streams=(None, out.fileno(), err.fileno()),
+                    cwd=tmp_path,
                 )
             stack.callback(end, process)
             started.append(Puller(process, told))
@@ -86,9 +84,8 @@ def pullers(store_path: Path, tmp_path: Path) -> Iterator[Callable[[str], Puller
         yield start
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
+def end(process: commands.Process) -> None:
+    process.kill()
     process.wait()
 
 

@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-import pwd
 import random
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -25,6 +23,7 @@ from syncd.registry.hosts import RegistryConfig
 from syncd.registry.retries import RetryPolicy
 from syncd.registry.transport import Outside
 from syncd.store.root import Store
+from tests.support import commands
 
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root can become another user")
@@ -130,22 +129,6 @@ class ActingAfter:
 
 
 def command(*arguments: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-    """A syncd command, as root or as another user."""
-    if user is None:
-        module = ["syncd.cli.main"]
-    else:
-        entry = pwd.getpwnam(user)
-        module = ["tests.pull.as_user", str(entry.pw_uid), str(entry.pw_gid)]
-    return subprocess.run(
-        [sys.executable, "-m", *module, *arguments],
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": "/nonexistent",
-            "PYTHONPATH": str(ROOT),
-            "SYNCD_SOCKET": "/nonexistent/syncd.sock",
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """A syncd command, as this user, which is root, or as another one."""
+    environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "SYNCD_SOCKET": "/nonexistent/syncd.sock"}
+    return commands.completed(*arguments, environ=environ, cwd=Path("/"), user=user)

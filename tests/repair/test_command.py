@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -14,24 +13,18 @@ from syncd.cli.mending import damage_and_mending
 from syncd.jobs.damage import Damage
 from syncd.jobs.scrub import ScrubEars, ScrubWish, scrub
 from syncd.store.root import Store
-from tests.pull.world import ROOT, blob_file, pulled
+from tests.pull.world import blob_file, pulled
 from tests.repair.world import flipped
 from tests.scrub.world import book_of
+from tests.support import commands
 from tests.support.models import build_model
 from tests.support.oracle import assert_store_whole
 from tests.support.registry import ModelHandle, ScriptedRegistry
 
 
 def syncd(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        (sys.executable, "-m", "syncd.cli.main", *arguments, "--store", str(store)),
-        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environ = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"}
+    return commands.completed(*arguments, "--store", str(store), environ=environ)
 
 
 @pytest.fixture

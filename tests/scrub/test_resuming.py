@@ -4,8 +4,6 @@ import asyncio
 import json
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -17,7 +15,8 @@ from syncd.oci.chunks import CHUNK_SIZE
 from syncd.oci.name import ModelName
 from syncd.store.root import Store
 from tests.scrub.world import MIB, Heard, blob_file, book_of, harm, put, scrubbed
-from tests.support.daemon import ROOT, RunningDaemon
+from tests.support import commands
+from tests.support.daemon import RunningDaemon
 from tests.support.models import synthetic_model
 from tests.unit.store_world import python
 
@@ -128,10 +127,8 @@ def test_interrupted_by_ctrl_c_the_command_says_how_to_go_on(tmp_path: Path) -> 
     host.write_settings("")
     with Store.open(host.store, create=True) as store:
         put(store, synthetic_model(weights_bytes=_SIZE))
-    command = [sys.executable, "-m", "syncd.cli.main", "scrub", "--json", "--max-rate", "16MB/s"]
-    with subprocess.Popen(
-        command, env=host.environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    slowly = ("scrub", "--json", "--max-rate", "16MB/s")
+    with commands.Process.start(*slowly, environ=host.environment()) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         for line in process.stdout:

@@ -235,7 +235,7 @@ def test_what_cannot_be_meant_is_refused(smoke: Smoker, arguments: tuple[str, ..
 
 
 def test_more_connections_than_files_may_be_open_are_refused(smoke: Smoker, server: StandIn) -> None:
-    done = smoke("--instance", server.url, "--concurrency", "500", limit=200)
+    done = smoke("--instance", server.url, "--concurrency", "500", open_files=200)
 
     assert done.code == 2
     assert "ulimit" in done.errors

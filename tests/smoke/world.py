@@ -4,19 +4,15 @@ import contextlib
 import json
 import os
 import pty
-import resource
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import commands
 from tests.support.models import Model
 from tests.support.standin.names import Name
 
-ROOT = Path(__file__).parents[2]
-SYNCD = (sys.executable, "-m", "syncd.cli.main")
 PATIENCE = 60.0
 
 
@@ -62,28 +58,24 @@ class Smoker:
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
-        """``more``: for the process."""
+    def start(
+        self, *arguments: str, streams: commands.Streams = commands.OWN, open_files: int | None = None
+    ) -> commands.Process:
         kept = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-        return subprocess.Popen(
-            [*SYNCD, "smoke", *arguments],
-            env={**kept, "HOME": str(self.home), "PYTHONPATH": str(ROOT), "TERM": "xterm"},
-            cwd=self.home,
-            text=True,
-            **streams,
+        environ = {**kept, "HOME": str(self.home), "TERM": "xterm"}
+        return commands.Process.start(
+            "smoke", *arguments, environ=environ, streams=streams, cwd=self.home, open_files=open_files
         )
 
-    def __call__(self, *arguments: str, limit: int | None = None) -> Done:
-        """``limit``: so many files may be open."""
-        lower = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-        with self.start(*arguments, "--json", preexec_fn=lower) as process:
+    def __call__(self, *arguments: str, open_files: int | None = None) -> Done:
+        """``open_files``: it may have no more than these."""
+        with self.start(*arguments, "--json", open_files=open_files) as process:
             return ended(process)
 
     def on_a_terminal(self, *arguments: str) -> str:
         """What one that ends well writes to a terminal."""
         terminal, its_end = pty.openpty()
-        with self.start(*arguments, stdout=its_end, stderr=its_end) as process:
+        with self.start(*arguments, streams=(None, its_end, its_end)) as process:
             os.close(its_end)
             shown = b""
             # Reading ends with EIO when the last writer has gone.
@@ -96,11 +88,11 @@ class Smoker:
     def text(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, stdout, stderr, of one for people."""
         with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=PATIENCE)
-            return process.returncode, out, err
+            out, err = process.communicate(PATIENCE)
+            return process.wait(), out, err
 
 
-def ended(process: subprocess.Popen[str]) -> Done:
+def ended(process: commands.Process) -> Done:
     """Wait for it."""
-    out, err = process.communicate(timeout=PATIENCE)
-    return Done(process.returncode, [json.loads(line) for line in out.splitlines()], err)
+    out, err = process.communicate(PATIENCE)
+    return Done(process.wait(), [json.loads(line) for line in out.splitlines()], err)

@@ -52,6 +52,7 @@ def _take(ready: selectors.BaseSelector, orders: socket.socket) -> bool:
     if not order:
         return False
     run = socket.socket(fileno=descriptors[0])
+    run.set_inheritable(False)  # what the child starts has nothing to do with it
     pid = os.fork()
     if pid == 0:
         code = UNEXPECTED

@@ -16,19 +16,18 @@ import pytest
 from syncd import __version__
 from syncd.cli.failure import expected
 from syncd.errors import NotFoundError
+from tests.support import commands
 from tests.support.models import MIB, build_model, model_from, synthetic_model
 from tests.support.oracle import assert_store_whole
 from tests.support.registry import ScriptedRegistry
 
-ROOT = Path(__file__).parents[2]
-SYNCD = (sys.executable, "-m", "syncd.cli.main")
 COMMANDS = ("init", "pull", "list", "show", "rm", "verify", "gc", "status", "cancel", "reload", "smoke")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     kept = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
     own = {"SYNCD_STORE": str(home / "models"), "SYNCD_SOCKET": str(home / "syncd.sock")}
-    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **own, **more}
+    return {**kept, "HOME": str(home), **own, **more}
 
 
 class Cli:
@@ -39,21 +38,22 @@ class Cli:
         self.store = home / "models"
 
     def __call__(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*SYNCD, *arguments],
-            env=environment(self.home, **environ),
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        return commands.completed(*arguments, environ=environment(self.home, **environ), cwd=self.home)
 
-    def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+    def interpreted(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """In an interpreter of its own, as whoever types it has it."""
+        return commands.interpreted(*arguments, environ=environment(self.home), cwd=self.home)
+
+    def start(self, *arguments: str) -> commands.Process:
+        return commands.Process.start(*arguments, environ=environment(self.home), cwd=self.home)
+
+    def start_interpreted(self, *python: str, **more: Any) -> subprocess.Popen[str]:
+        """Python with these arguments."""
         return subprocess.Popen(
-            [*SYNCD, *arguments],
-            env=environment(self.home),
+            [sys.executable, *python],
+            env=environment(self.home, PYTHONPATH=str(commands.ROOT)),
             cwd=self.home,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -81,28 +81,29 @@ def processor_seconds() -> float:
 
 def test_the_version_is_there_at_once(cli: Cli) -> None:
     before = processor_seconds()
-    done = cli("--version")
+    done = cli.interpreted("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"syncd {__version__}\n", "")
     assert processor_seconds() - before < 0.4
 
 
 def test_the_version_costs_none_of_the_large_imports(cli: Cli) -> None:
     code = "import sys, syncd.cli.main as main; main.run(['--version']); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(cli.home), capture_output=True, text=True, check=True
-    )
-    assert not {"aiohttp", "asyncio", "cryptography", "msgspec", "rich", "structlog"} & set(done.stdout.split())
+    with cli.start_interpreted("-c", code) as process:
+        imported, _ = process.communicate(timeout=100)
+    assert process.returncode == 0
+    assert "click" in imported.split()
+    assert not {"aiohttp", "asyncio", "cryptography", "msgspec", "rich", "structlog"} & set(imported.split())
 
 
 def test_ctrl_c_while_it_starts_ends_it_without_a_traceback(cli: Cli) -> None:
     (cli.home / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    done = cli("--version")
+    done = cli.interpreted("--version")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(cli: Cli, command: str) -> None:
-    done = cli(command, "--help")
+    done = cli.interpreted(command, "--help")  # which imports all that the command needs
     assert done.returncode == 0
     assert f"  syncd {command}" in done.stdout.partition("Example")[2].replace("sudo ", "")
     assert "--json" in done.stdout
@@ -202,13 +203,12 @@ def test_a_store_option_counts_before_and_after_the_command(cli: Cli) -> None:
 
 def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:
     cli("init")
-    process = cli.start("list")
-    assert process.stdout
-    process.stdout.close()
-    assert process.stderr
-    with process.stderr as errors:
-        assert errors.read() == ""
-    assert process.wait(30) == 128 + signal.SIGPIPE
+    with cli.start_interpreted(*commands.INTERPRETED[1:], "list") as process:
+        assert process.stdout
+        process.stdout.close()
+        assert process.stderr
+        assert process.stderr.read() == ""
+        assert process.wait(30) == 128 + signal.SIGPIPE
 
 
 # What it does.
@@ -358,7 +358,7 @@ def test_a_list_of_thousands_takes_no_time(cli: Cli, registry: ScriptedRegistry)
         (manifest.parent / f"tag{number}").write_bytes(manifest.read_bytes())
 
     before = processor_seconds()
-    done = cli("list")
+    done = cli.interpreted("list")
 
     assert len(done.stdout.splitlines()) == 2002
     assert processor_seconds() - before < 1.5
@@ -387,10 +387,10 @@ def endless(registry: ScriptedRegistry) -> str:
 def test_a_signal_leaves_a_pull_that_the_next_one_resumes(
     cli: Cli, registry: ScriptedRegistry, slow: str, number: signal.Signals
 ) -> None:
-    process = cli.start("pull", "--connections", "1", slow)
-    registry.wait_until(lambda it: it.bytes_served() >= 40 * MIB)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
+    with cli.start("pull", "--connections", "1", slow) as process:
+        registry.wait_until(lambda it: it.bytes_served() >= 40 * MIB)
+        process.send_signal(number)
+        output, errors = process.communicate()
 
     assert process.returncode == 128 + number
     assert output == ""
@@ -403,10 +403,10 @@ def test_a_signal_leaves_a_pull_that_the_next_one_resumes(
 
 
 def test_an_interruption_is_an_event_for_programs(cli: Cli, registry: ScriptedRegistry, endless: str) -> None:
-    process = cli.start("pull", "--json", endless)
-    registry.wait_until(lambda it: it.bytes_served() >= MIB)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    with cli.start("pull", "--json", endless) as process:
+        registry.wait_until(lambda it: it.bytes_served() >= MIB)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate()
 
     assert objects(output)[-1] == {
         "event": "error",
@@ -420,10 +420,11 @@ def test_an_interruption_is_an_event_for_programs(cli: Cli, registry: ScriptedRe
 def test_a_signal_that_was_ignored_stays_ignored(cli: Cli, registry: ScriptedRegistry) -> None:
     registry.add(synthetic_model("slow:1b", 8 * MIB))
     registry.throttle(4 * MIB)
-    process = cli.start("pull", f"{registry.host}/library/slow:1b", preexec_fn=ignore_hangups)
-    registry.wait_until(lambda it: it.bytes_served() >= MIB)
-    process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=30)
+    pull = (*commands.INTERPRETED[1:], "pull", f"{registry.host}/library/slow:1b")
+    with cli.start_interpreted(*pull, preexec_fn=ignore_hangups) as process:
+        registry.wait_until(lambda it: it.bytes_served() >= MIB)
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=30)
 
     assert process.returncode == 0
 
@@ -433,11 +434,11 @@ def ignore_hangups() -> None:
 
 
 def test_a_removal_cancels_the_pull_of_that_name(cli: Cli, registry: ScriptedRegistry, endless: str) -> None:
-    process = cli.start("pull", endless)
-    registry.wait_until(lambda it: it.bytes_served() >= MIB)
+    with cli.start("pull", endless) as process:
+        registry.wait_until(lambda it: it.bytes_served() >= MIB)
 
-    removed = cli("rm", endless)
-    _, errors = process.communicate(timeout=60)
+        removed = cli("rm", endless)
+        _, errors = process.communicate()
 
     assert removed.stdout == f"{endless}: its pull was cancelled; no such model was visible\n"
     assert process.returncode == 1
@@ -460,14 +461,11 @@ async def stubborn():
 
 running.run(stubborn())
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(cli.home), stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    with process.stdout as output:
-        assert output.readline() == "ready\n"
+    with cli.start_interpreted("-c", code) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        assert output.readline() == "asked\n"
+        assert process.stdout.readline() == "asked\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
 

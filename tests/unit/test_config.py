@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from syncd.daemon.origins import as_toml, dotted, effective
 from syncd.daemon.places import StoreChoice
 from syncd.daemon.usable import usable
 from syncd.errors import ConfigurationError
+from tests.support import commands
 
-ROOT = Path(__file__).parents[2]
 CANARY = "canary-4711"
 WHOLE = """\
 store = "/srv/ollama/models"
@@ -57,16 +56,8 @@ def shown(loaded: Loaded, environ: dict[str, str] | None = None) -> str:
 
 
 def syncd(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    own = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), **environ}
-    return subprocess.run(
-        [sys.executable, "-m", "syncd.cli.main", "config", *arguments],
-        env=own,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    own = {"PATH": os.environ["PATH"], "HOME": str(home), **environ}
+    return commands.completed("config", *arguments, environ=own, cwd=home)
 
 
 # show

@@ -3,11 +3,9 @@
 import asyncio
 import io
 import os
-import pwd
 import resource
 import shutil
 import signal
-import subprocess
 import tarfile
 import tempfile
 import threading
@@ -27,7 +25,7 @@ from syncd.store import archive
 from syncd.store.locks import try_lock
 from syncd.store.root import Store
 from tests.adopt.world import blob_file
-from tests.bundles.world import ROOT, command, environment, export_to, exported, filled, member, names, syncd
+from tests.bundles.world import export_to, exported, filled, member, names, started, syncd
 from tests.pull.world import as_root
 from tests.support.models import Model, synthetic_model
 
@@ -143,19 +141,12 @@ def test_a_collection_leaves_the_blobs_of_an_export_that_runs(store_path: Path, 
 
 
 def test_a_killed_export_keeps_no_blob_from_a_collection(store_path: Path, mistral: Model, llava: Model) -> None:
-    process = subprocess.Popen(
-        command(store_path, "export", mistral.name, llava.name, "-o", "-"),
-        env=environment(store_path),
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.read(512)  # 64 KiB fit into the pipe: it waits for us
+    with started(store_path, "export", mistral.name, llava.name, "-o", "-") as process:
+        assert process.stdout is not None
+        assert process.stdout.buffer.read(512)  # 64 KiB fit into the pipe: it waits for us
         assert list((store_path / ".syncd" / "leases").iterdir())
-    finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        assert process.wait() == -signal.SIGKILL
 
     with Store.open(store_path, create=False) as store:
         first, second = sorted(ModelName.parse(one.name) for one in (mistral, llava))
@@ -218,18 +209,11 @@ def test_as_many_leases_are_taken_as_fit_a_manifest_each() -> None:
 
 
 def test_an_export_that_nobody_reads_can_be_interrupted(store_path: Path) -> None:
-    process = subprocess.Popen(
-        command(store_path, "export", "mistral:7b", "-o", "-"), env=environment(store_path), stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.read(512)  # 64 KiB fit into the pipe: it waits for us
-        process.terminate()
-        assert process.wait(30) == 128 + 15
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with started(store_path, "export", "mistral:7b", "-o", "-") as process:
+        assert process.stdout is not None
+        assert process.stdout.buffer.read(512)  # 64 KiB fit into the pipe: it waits for us
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
 
     assert not list((store_path / ".syncd" / "leases").iterdir())
 
@@ -243,16 +227,14 @@ def test_a_pipe_of_another_user_is_written_to_and_heeds_a_signal(mistral: Model)
         whole = exported(store, mistral)
         for path in (store, *store.rglob("*")):
             shutil.chown(path, "nobody", "nogroup")
-        nobody = pwd.getpwnam("nobody")
-        export = command(store, "export", "mistral:7b", "-o", "-")
-        export[2:3] = ["tests.pull.as_user", str(nobody.pw_uid), str(nobody.pw_gid)]
-        with subprocess.Popen(export, env=environment(store), cwd=ROOT, stdout=subprocess.PIPE) as read:
-            written, _ = read.communicate(timeout=60)
-        with subprocess.Popen(export, env=environment(store), cwd=ROOT, stdout=subprocess.PIPE) as unread:
+        export = ("export", "mistral:7b", "-o", "-")
+        with started(store, *export, user="nobody") as read:
+            written, _ = read.communicate_bytes()
+        with started(store, *export, user="nobody") as unread:
             assert unread.stdout is not None
-            assert unread.stdout.read(512)
-            unread.terminate()
-            assert unread.wait(30) == 128 + 15
+            assert unread.stdout.buffer.read(512)
+            unread.send_signal(signal.SIGTERM)
+            assert unread.wait(30) == 128 + signal.SIGTERM
 
     assert read.returncode == 0
     assert written == whole
@@ -425,14 +407,8 @@ def test_more_manifests_than_an_import_would_take_are_not_written(
 
 def test_a_disk_that_fills_up_ends_it(store_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
-        process = subprocess.run(
-            command(store_path, "export", "mistral:7b", "-o", "-"),
-            env=environment(store_path),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            check=False,
-        )
+        process = started(store_path, "export", "mistral:7b", "-o", "-", streams=(None, full.fileno(), None))
+    _, errors = process.communicate()
 
     assert process.returncode == 7
-    assert b"No space left" in process.stderr
+    assert "No space left" in errors

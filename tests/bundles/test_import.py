@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -28,15 +29,13 @@ from syncd.store.holds import Hold
 from syncd.store.root import Store
 from tests.bundles.world import (
     INDEX_TYPE,
-    ROOT,
     Layout,
-    command,
-    environment,
     exported,
     index_of,
     member,
     piped,
     small,
+    started,
     syncd,
     taken_in,
 )
@@ -88,26 +87,14 @@ def test_what_was_exported_is_the_same_on_another_host(
 
 
 def test_from_one_host_to_another_through_a_pipe(store_path: Path, other: Path) -> None:
-    exporter = subprocess.Popen(
-        command(store_path, "export", "mistral:7b", "llava:7b", "-o", "-", "-q"),
-        env=environment(store_path),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-    )
-    importer = subprocess.run(
-        command(other, "import", "-"),
-        env=environment(other),
-        cwd=ROOT,
-        stdin=exporter.stdout,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert exporter.stdout is not None
-    exporter.stdout.close()
+    with started(store_path, "export", "mistral:7b", "llava:7b", "-o", "-", "-q") as exporter:
+        assert exporter.stdout is not None
+        importer = started(other, "import", "-", streams=(exporter.stdout.fileno(), None, None))
+        exporter.stdout.close()
+        _, errors = importer.communicate()
 
-    assert exporter.wait(30) == 0
-    assert importer.returncode == 0, importer.stderr
+        assert exporter.wait(30) == 0
+    assert importer.returncode == 0, errors
     assert snapshot(other) == snapshot(store_path)
 
 
@@ -279,25 +266,18 @@ def test_another_version_takes_the_place_of_the_one_before(host: Store, tmp_path
 def test_eight_imports_of_one_bundle_at_once(other: Path, tmp_path: Path, mistral: Model, llava: Model) -> None:
     content = Layout.of(mistral, llava).tar()
     bundle = written(tmp_path, content)
-    environ = environment(other)
-    processes = []
-    for number in range(8):
-        file = bundle.open("rb")
-        processes.append(
-            subprocess.Popen(
-                # Half of them through a pipe.
-                ["sh", "-c", 'cat "$0" | exec "$@"', str(bundle), *command(other, "import", "-")]
-                if number % 2
-                else command(other, "import", str(bundle)),
-                env=environ,
-                cwd=ROOT,
-                stdin=file,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-        )
-        file.close()
-    ended = [(process.communicate(timeout=120)[0], process.returncode) for process in processes]
+    with ExitStack() as running:
+        processes = []
+        for number in range(8):
+            if number % 2:
+                cat = running.enter_context(subprocess.Popen(["cat", str(bundle)], stdout=subprocess.PIPE))
+                assert cat.stdout is not None
+                processes.append(started(other, "import", "-", streams=(cat.stdout.fileno(), None, None)))
+                cat.stdout.close()
+            else:
+                processes.append(started(other, "import", str(bundle)))
+            running.enter_context(processes[-1])
+        ended = [(process.communicate(120), process.wait()) for process in processes]
 
     assert [code for _, code in ended] == [0] * 8, ended
     assert set(assert_store_whole(other).values()) == {mistral.digest, llava.digest}
@@ -377,19 +357,16 @@ def test_root_becomes_the_owner_and_reads_and_writes_where_only_root_may(
 
 def test_an_import_from_a_pipe_in_which_nothing_comes_can_be_interrupted(other: Path, mistral: Model) -> None:
     content = Layout.of(mistral).tar()
-    process = subprocess.Popen(
-        command(other, "import", "-"), env=environment(other), cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    try:
-        assert len(content) // 2 > 1 << 16, "a pipe takes all of it: nobody has to be reading"
-        process.stdin.write(content[: len(content) // 2])
-        process.stdin.flush()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
-    finally:
-        process.kill()
-        process.communicate()
+    assert len(content) // 2 > 1 << 16, "a pipe takes all of it: nobody has to be reading"
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(writing, "wb", buffering=0) as pipe,
+        started(other, "import", "-", streams=(reading, None, None)) as it,
+    ):
+        os.close(reading)
+        pipe.write(content[: len(content) // 2])
+        it.send_signal(signal.SIGTERM)
+        assert it.wait(30) == 128 + signal.SIGTERM
 
     assert snapshot(other) == {}
     assert not list((other / ".syncd" / "staging").iterdir())

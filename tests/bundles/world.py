@@ -5,7 +5,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,10 +22,10 @@ from syncd.jobs.received import Received
 from syncd.oci.name import ModelName
 from syncd.store.root import Store
 from tests.adopt.world import adopted, lay
+from tests.support import commands
 from tests.support.content import digest_of, whole
 from tests.support.models import Model, model_from
 
-ROOT = Path(__file__).parents[2]
 OCI_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 MARKER = b'{"imageLayoutVersion":"1.0.0"}'
@@ -182,21 +181,19 @@ def piped(content: bytes) -> tuple[int, threading.Thread]:
     return out, thread
 
 
-def syncd(store: Path, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+def syncd(store: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """The command, on this store, with no daemon and no settings but small ones."""
-    return subprocess.run(
-        command(store, *arguments),
-        input=stdin,
-        capture_output=True,
-        cwd=ROOT,
-        env=environment(store),
-        timeout=60,
-        check=False,
-    )
+    with started(store, *arguments) as process:
+        out, errors = process.communicate_bytes()
+        return subprocess.CompletedProcess(["syncd", *arguments], process.wait(), out, errors)
 
 
-def command(store: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "syncd.cli.main", "--store", str(store), *arguments]
+def started(
+    store: Path, *arguments: str, streams: commands.Streams = commands.OWN, user: str | None = None
+) -> commands.Process:
+    """Likewise, and it goes on."""
+    whole_line = ("--store", str(store), *arguments)
+    return commands.Process.start(*whole_line, environ=environment(store), streams=streams, cwd=Path("/"), user=user)
 
 
 def environment(store: Path) -> dict[str, str]:

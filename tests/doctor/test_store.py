@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,20 +16,31 @@ from syncd.store.ground import Ability, look
 from syncd.store.holds import Hold
 from syncd.store.layout import journal_file, partial_file, temporary_file
 from syncd.store.root import Store
-from tests.crash.strace import needs_strace
+from tests.crash.strace import attached, needs_strace
 from tests.doctor.world import DAY, Patient, visit
 from tests.pull.world import as_root
 from tests.support import commands
 from tests.support.oracle import snapshot
 
 
-def syncd(store: Path, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """A command as a process. ``before``: what starts it."""
-    environ = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"}
-    whole = (*arguments, "--store", str(store))
-    if before:
-        return commands.interpreted(*whole, environ=environ, before=before)
-    return commands.completed(*whole, environ=environ)
+def environment(store: Path) -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(store.parent), "LANG": "C.UTF-8"}
+
+
+def syncd(store: Path, *arguments: str, inject: str = "") -> subprocess.CompletedProcess[str]:
+    """A command as a process. ``inject``: what becomes of its system calls, in strace's words."""
+    with ExitStack() as tracing:
+
+        def trace(pid: int) -> None:
+            options = ("-e", f"trace={inject.partition(':')[0]}", "-e", f"inject={inject}")
+            tracing.enter_context(attached(pid, store.parent / "trace", *options))
+
+        return commands.completed(
+            *arguments,
+            *("--store", str(store)),
+            environ=environment(store),
+            prepare=trace if inject else None,
+        )
 
 
 async def test_a_store_as_a_pull_leaves_it_has_nothing_worse_than_a_note(patient: Patient) -> None:
@@ -64,9 +76,8 @@ def test_a_local_file_system_can_do_all_that_publishing_needs(patient: Patient) 
 )
 def test_what_a_file_system_cannot_do_is_tried_and_told(patient: Patient, call: str, ability: str, kind: str) -> None:
     needs_strace()
-    trace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}")
 
-    done = syncd(patient.path, "doctor", "--offline", "--json", before=trace)
+    done = syncd(patient.path, "doctor", "--offline", "--json", inject=call)
 
     found = [line for line in done.stdout.splitlines() if f'"id":"{kind}"' in line]
     assert found, done.stdout + done.stderr
@@ -76,9 +87,8 @@ def test_what_a_file_system_cannot_do_is_tried_and_told(patient: Patient, call: 
 def test_locks_that_do_not_exclude_are_found_though_the_store_cannot_be_opened(patient: Patient) -> None:
     """As on Lustre without '-o flock': everybody gets every lock."""
     needs_strace()
-    everybody = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=flock:retval=0")
 
-    done = syncd(patient.path, "doctor", before=everybody)
+    done = syncd(patient.path, "doctor", inject="flock:retval=0")
 
     assert done.returncode == 6, done.stderr
     assert "[locks-do-not-exclude]" in done.stdout
@@ -97,7 +107,8 @@ def test_a_part_on_another_mount_is_found_though_the_store_cannot_be_opened(
     script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
     inside = ("unshare", "-m", "sh", "-ec", script, "sh", str(elsewhere), str(patient.path / part))
 
-    done = syncd(patient.path, "doctor", "--offline", before=inside)
+    doctor = ("doctor", "--offline", "--store", str(patient.path))
+    done = commands.interpreted(*doctor, environ=environment(patient.path), before=inside)
 
     assert done.returncode == 6, done.stderr
     assert f"{patient.path}/{part}: it lies on another mount than .syncd/staging" in done.stdout

@@ -4,7 +4,8 @@ import contextlib
 import json
 import os
 import pty
-from collections.abc import Iterable
+import resource
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,17 +60,22 @@ class Smoker:
         self.home = home
 
     def start(
-        self, *arguments: str, streams: commands.Streams = commands.OWN, open_files: int | None = None
+        self,
+        *arguments: str,
+        streams: commands.Streams = commands.OWN,
+        prepare: Callable[[int], object] | None = None,
     ) -> commands.Process:
         kept = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
         environ = {**kept, "HOME": str(self.home), "TERM": "xterm"}
         return commands.Process.start(
-            "smoke", *arguments, environ=environ, streams=streams, cwd=self.home, open_files=open_files
+            "smoke", *arguments, environ=environ, streams=streams, cwd=self.home, prepare=prepare
         )
 
     def __call__(self, *arguments: str, open_files: int | None = None) -> Done:
         """``open_files``: it may have no more than these."""
-        with self.start(*arguments, "--json", open_files=open_files) as process:
+        limits = (open_files or 0, open_files or 0)
+        lower = None if open_files is None else lambda pid: resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        with self.start(*arguments, "--json", prepare=lower) as process:
             return ended(process)
 
     def on_a_terminal(self, *arguments: str) -> str:

@@ -10,7 +10,6 @@ import io
 import os
 import pkgutil
 import pwd
-import resource
 import signal
 import subprocess
 import sys
@@ -93,18 +92,25 @@ class Process:
         streams: Streams = OWN,
         cwd: Path = ROOT,
         user: str | None = None,
-        open_files: int | None = None,
+        prepare: Callable[[int], object] | None = None,
     ) -> Self:
-        """``syncd ARGUMENTS``. ``open_files``: it may have no more than these."""
+        """``syncd ARGUMENTS``. ``prepare``: what its pid is given to before it begins."""
         stdin, *written = streams
         with ExitStack() as theirs:
             if stdin is None:
                 stdin = theirs.enter_context(Path(os.devnull).open("rb")).fileno()
             (stdout, out), (stderr, errors) = ((one, None) if one is not None else _pipe(theirs) for one in written)
             run = forked(*arguments, environ=environ, streams=(stdin, stdout, stderr), cwd=cwd, user=user)
-        if open_files is not None:
-            resource.prlimit(run.pid, resource.RLIMIT_NOFILE, (open_files, open_files))
-        return cls(run.go(), out, errors)
+        made = cls(run, out, errors)
+        try:
+            if prepare is not None:
+                prepare(made.pid)
+        except BaseException:
+            made.kill()
+            made.wait()
+            raise
+        run.go()
+        return made
 
     def __enter__(self) -> Self:
         return self
@@ -197,12 +203,12 @@ def completed(
     environ: Mapping[str, str],
     cwd: Path = ROOT,
     user: str | None = None,
-    seconds: float = PATIENCE,
+    prepare: Callable[[int], object] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """``syncd ARGUMENTS`` to its end, with nothing on stdin."""
-    process = Process.start(*arguments, environ=environ, cwd=cwd, user=user)
-    out, errors = process.communicate(seconds)
-    return subprocess.CompletedProcess(["syncd", *arguments], process.wait(), out, errors)
+    with Process.start(*arguments, environ=environ, cwd=cwd, user=user, prepare=prepare) as process:
+        out, errors = process.communicate()
+        return subprocess.CompletedProcess(["syncd", *arguments], process.wait(), out, errors)
 
 
 def interpreted(

@@ -137,6 +137,21 @@ def test_where_there_is_nothing_to_install_that_is_said(tmp_path: Path, variable
     assert not (tmp_path / "root").exists()
 
 
+def test_an_installation_that_fails_says_what_else_there_is_and_leaves_what_was_there(
+    copy: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(CHECKOUT / "systemd", tmp_path / "systemd")
+    (tmp_path / "syncd-9-py3-none-any.whl").touch()
+    before = {path: path.lstat().st_mtime_ns for path in (copy / "usr/local/lib/syncd").rglob("*")}
+
+    done = install(tmp_path, copy, WHEEL="syncd-9-py3-none-any.whl")
+
+    assert done.returncode == 1
+    assert "hint: without a package index: PIP_NO_INDEX=1 PIP_FIND_LINKS=" in done.stderr
+    assert {path.name for path in (copy / "usr/local/lib").glob("syncd*")} == {"syncd"}
+    assert {path: path.lstat().st_mtime_ns for path in (copy / "usr/local/lib/syncd").rglob("*")} == before
+
+
 def test_an_interpreter_in_a_home_folder_is_refused(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(

@@ -11,7 +11,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import commands
 from tests.support.daemon import RunningDaemon, eventually
 from tests.support.models import MIB, build_model, synthetic_model
 from tests.support.registry import ModelHandle, ScriptedRegistry
@@ -470,13 +470,9 @@ def test_a_log_that_cannot_be_written_ends_nothing(daemon: RunningDaemon, stream
     daemon.folder.mkdir()
     daemon.write_settings("")
     reading, writing = os.pipe()
-    with Path("/dev/full").open("wb") as full:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "syncd.cli.main", "serve"],
-            env=daemon.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=full if stream == "full" else writing,
-        )
+    with Path("/dev/full").open("wb") as full, Path(os.devnull).open("wb") as nothing:
+        streams = (None, nothing.fileno(), full.fileno() if stream == "full" else writing)
+        process = commands.Process.start("serve", environ=daemon.environment(), streams=streams)
     os.close(writing)
     try:
         eventually(lambda: daemon.ops("/healthz")[0] == 200)

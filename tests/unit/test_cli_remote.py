@@ -24,6 +24,7 @@ from syncd.cli import main, place, remote
 from syncd.cli.remote_streams import LineSplitter, following
 from syncd.errors import NotAuthorisedError
 from tests.pull.world import ROOT, as_root
+from tests.support import commands
 from tests.support.scripted_daemon import ScriptedDaemon, info
 
 HEX = "a" * 64
@@ -218,15 +219,9 @@ def test_a_socket_that_refuses_this_user_is_never_worked_around(open_path: Path,
     folder.mkdir(mode=0o750 if closed == "folder" else 0o755)
     with ScriptedDaemon(folder / "syncd.sock", open_path / "models"):
         (folder / "syncd.sock").chmod(0o660)
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.pull.as_user", "65534", "65534", "list"],
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": "/nonexistent"}
-            | {"SYNCD_SOCKET": str(folder / "syncd.sock"), "SYNCD_STORE": str(open_path / "models")},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+        environ |= {"SYNCD_SOCKET": str(folder / "syncd.sock"), "SYNCD_STORE": str(open_path / "models")}
+        done = commands.completed("list", environ=environ, cwd=Path("/"), user="nobody")
     assert done.returncode == 4, done.stderr
     assert "this user may not speak to the daemon\nhint: " in done.stderr
     assert "group 'root'" in done.stderr or "owns its folder" in done.stderr

@@ -55,9 +55,9 @@ class Transfer:
         self._connections: set[Connection] = set()
         self._siblings = Siblings(means.settings.stall_timeout)
         self._written = 0
-        self._changed = asyncio.Event()
+        self._moved = asyncio.Event()  # bytes came
         self._crew = Crew(means.settings.connections, means.clock)
-        self._room = asyncio.Event()
+        self._room = asyncio.Event()  # for another segment, perhaps: one has ended, or the window has moved
 
     async def run(self, *, one_stream: bool) -> Digest:
         """Fetch and hash. Raise ``OneStreamError`` where ranges do not work, else ``SyncdError``."""
@@ -105,13 +105,8 @@ class Transfer:
                 self._crew.hashed(self._means.clock() - began)
                 self._crew.look()
                 self._room.set()
-                self._changed.set()
             else:
-                await self._change()
-
-    async def _change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
+                await _next(self._moved)
 
     # The connections.
 
@@ -135,12 +130,10 @@ class Transfer:
     async def _may_take(self) -> bool:
         """Wait for a segment that may begin; False when there will be none any more."""
         while self._queue or self._active:
-            if len(self._active) >= self._crew.size:
-                self._room.clear()
-                await self._room.wait()
-            elif self._queue.lowest is not None and self._queue.lowest < self._window_end():
+            lowest = self._queue.lowest
+            if len(self._active) < self._crew.size and lowest is not None and lowest < self._window_end():
                 return True
-            await self._change()
+            await _next(self._room)
         return False
 
     def _window_end(self) -> int:
@@ -175,7 +168,7 @@ class Transfer:
 
     def _progressed(self, written: int) -> None:
         self._written += written
-        self._changed.set()
+        self._moved.set()
 
     @contextmanager
     def _segments(self, parts: Collection[ByteRange]) -> Iterator[list[Segment]]:
@@ -192,7 +185,7 @@ class Transfer:
                     self._queue.give_back(rest)
             self._crew.look()
             self._room.set()
-            self._changed.set()
+            self._moved.set()
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -223,4 +216,10 @@ class Transfer:
                 synced = self._written
                 await in_thread(self._partial.sync)
             else:
-                await self._change()
+                await _next(self._moved)
+
+
+async def _next(event: asyncio.Event) -> None:
+    """Wait until it is set once more."""
+    event.clear()
+    await event.wait()

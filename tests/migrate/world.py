@@ -144,17 +144,13 @@ class Host:
 
     def migrate_and_die(self, event: int) -> bool:
         """Run it, and kill it at the event of this number (from 1 on, progress aside); whether it came so far."""
-        reading, writing = os.pipe()
-        with Path(os.devnull).open("r+b", buffering=0) as nothing:
-            streams = (nothing.fileno(), writing, nothing.fileno())
-            run = commands.forked(*self.arguments(), environ=self.environment(), streams=streams).go()
-        os.close(writing)
-        with os.fdopen(reading) as lines:
-            for line in lines:
+        with self.start() as process:
+            assert process.stdout is not None
+            for line in process.stdout:
                 event -= json.loads(line)["event"] != "progress"
                 if event == 0:
-                    return run.kill().killed
-        run.wait()
+                    process.kill()
+                    return process.wait() == -signal.SIGKILL
         return False
 
     def quarantined(self) -> list[str]:

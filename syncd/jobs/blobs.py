@@ -265,8 +265,9 @@ class PullBlobs:
 
     async def _look_at_another(self, track: Track) -> None:
         """See how far another process is with a blob."""
+        # The journal first: it goes once the blob has come, so whoever finds it gone for that reason finds the blob.
+        journal = await in_thread(self._store.blobs.partials.read_journal, track.blob.digest)
         if await in_thread(self._store.blobs.status, track.blob) is BlobStatus.STORED:
             track.stored()
         else:
-            journal = await in_thread(self._store.blobs.partials.read_journal, track.blob.digest)
             track.state, track.done = BlobState.WAITING, claimed_bytes(journal or b"", track.blob)

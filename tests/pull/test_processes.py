@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
-from syncd.oci.chunks import CHUNK_SIZE
+from syncd.download.journal import Journal
+from syncd.jobs.blobs import PullBlobs
+from syncd.oci.chunks import CHUNK_SIZE, ChunkMap
+from syncd.oci.manifest import Manifest
+from syncd.oci.name import ModelName
 from syncd.store.root import Store
-from tests.pull.world import as_root, blob_file, command, pulled
+from tests.pull.world import ActingAfter, as_root, blob_file, command, pulled
 from tests.support import commands
 from tests.support.models import build_model, synthetic_model
 from tests.support.oracle import assert_store_whole, snapshot
@@ -204,6 +209,35 @@ def test_two_processes_fetch_a_blob_that_their_models_share_once(
 
     assert registry.bytes_served(one.weights) == one.weights_size
     assert assert_store_whole(store_path) == {one.name: one.digest, other.name: other.digest}
+
+
+async def test_a_blob_that_comes_just_when_somebody_looks_is_not_shown_as_begun_anew(store_path: Path) -> None:
+    model = synthetic_model(weights_bytes=CHUNK_SIZE + 1000)
+    content = model.blobs[model.weights].read(0, model.weights_size)
+    hashes = tuple(blake3(part).digest() for part in (content[:CHUNK_SIZE], content[CHUNK_SIZE:]))
+    manifest = Manifest.parse(model.manifest)
+    blob = next(one for one in manifest.blobs if str(one.digest) == model.weights)
+    with Store.open(store_path, create=True) as store, store.blobs.partials.stage(blob) as partial:
+        partial.write((content,), 0)
+        journal = Journal(partial.open_journal(), blob)
+        journal.read()
+        journal.claim(0, hashes[0])
+        journal.close()
+        waiting = PullBlobs(ModelName.parse(model.name), store, None, 0)
+        waiting.expect(manifest)
+        waiting.tracks = {blob.digest: waiting.tracks[blob.digest]}
+        commits = iter([store.blobs.commit])
+
+        def come() -> None:
+            for commit in commits:
+                commit(partial, ChunkMap(blob.size, hashes))
+
+        watched: Any = ActingAfter(store.blobs, "status", come)
+        watched.partials = ActingAfter(store.blobs.partials, "read_journal", come)
+        store.blobs = watched
+        await waiting.look()
+
+    assert waiting.tracks[blob.digest].done >= CHUNK_SIZE
 
 
 # Users. One owns the store; root becomes that one; all others are told.

@@ -68,21 +68,6 @@ def forker() -> Iterator[Forker]:
 
 
 @pytest.mark.parametrize("pipe", [False, True], ids=["file", "pipe"])
-def test_a_kill_at_any_step_loses_nothing_and_the_next_run_gets_there(place: Place, forker: Forker, pipe: bool) -> None:
-    for number in range(1, 1000):
-        store = place.store(str(number))
-        arguments = {"store": str(store), "bundle": str(place.new), "number": number, "pipe": pipe}
-        ending = forker.fork("tests.bundles.importer:import_and_die", arguments).go().wait()
-
-        assert ending.killed or ending.done, ending.result
-        place.assert_nothing_lost(store, f"change {number}")
-        if ending.done:
-            assert number > 50  # it was killed all along
-            return
-    pytest.fail("it never came to an end")
-
-
-@pytest.mark.parametrize("pipe", [False, True], ids=["file", "pipe"])
 def test_a_kill_at_any_system_call_that_changes_the_store_loses_nothing(
     place: Place, forker: Forker, pipe: bool
 ) -> None:

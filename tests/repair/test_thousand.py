@@ -20,6 +20,7 @@ from tests.support.oracle import assert_store_whole
 from tests.support.registry import ScriptedRegistry
 
 _FAULTS = 1000
+_PIECE = 256 * KIB  # divides a chunk
 
 
 @pytest.fixture
@@ -34,14 +35,21 @@ def wrong_bytes(path: Path, right: bytes) -> int:
     """Bytes of the chunks of a file that are not what they should be; of one that is gone none: keep/ has it."""
     if not path.exists():
         return 0
-    found = path.read_bytes()
-    parts = ((found[at : at + CHUNK_SIZE], right[at : at + CHUNK_SIZE]) for at in range(0, len(right), CHUNK_SIZE))
-    return sum(len(wanted) for held, wanted in parts if held[: len(wanted)] != wanted)
+    wrong = {at // CHUNK_SIZE * CHUNK_SIZE for at in _wrong_pieces(path, right)}
+    return sum(min(CHUNK_SIZE, len(right) - at) for at in wrong)
+
+
+def _wrong_pieces(path: Path, right: bytes) -> Iterator[int]:
+    """Where they begin. Pieces that fit a processor's cache: whole chunks are memory that is asked for anew each time."""
+    with path.open("rb") as file:
+        for at in range(0, len(right), _PIECE):
+            if file.read(_PIECE)[: len(right) - at] != right[at : at + _PIECE]:
+                yield at
 
 
 @pytest.mark.timeout(600)
 async def test_a_thousand_random_faults_are_found_and_mended(light_path: Path, registry: ScriptedRegistry) -> None:
-    large = build_model("codellama:7b", 2 * CHUNK_SIZE + MIB, seed=5)  # a real GGUF file of three chunks
+    large = build_model("codellama:7b", CHUNK_SIZE + MIB, seed=5)  # a real GGUF file of two chunks
     models: list[Model] = [*five_models(64 * KIB), large]
     users: dict[str, set[ModelName]] = defaultdict(set)
     contents: dict[str, bytes] = {}
@@ -76,7 +84,8 @@ async def test_a_thousand_random_faults_are_found_and_mended(light_path: Path, r
                     mended = await mend(store, everything, damage, keep=False, report=lambda _: None)
                     assert mended.fate is Fate.MENDED, mended.error
             for digest, fault in faults.items():
-                assert blob_file(store, digest).read_bytes() == contents[digest], fault
+                assert blob_file(store, digest).stat().st_size == len(contents[digest]), fault
+                assert not list(_wrong_pieces(blob_file(store, digest), contents[digest])), fault
                 assert registry.bytes_served(digest) <= most[digest], fault
             done += len(faults)
 

@@ -76,6 +76,13 @@ class Acts:
         """What is to be done to it now."""
         return model.next(self._times.now(), pulled=bool(self._board.running(model.wish.reference.name)))
 
+    def ended(self, model: Followed, view: JobView) -> None:
+        """A job of its name has ended. A pull of the tag is as good as a check, whoever asked for it."""
+        of_the_tag = view.kind == "pull" and view.reference.digest is None and model.wish.pin is None
+        if of_the_tag and view.outcome is not None and view.asked_by != ASKED_BY:
+            moment = self._times.now()
+            model.standing = model.standing.pulled(view.outcome.digest, self._due(model, moment), moment)
+
     async def _check(self, model: Followed) -> None:
         base = model.seen.digest if model.seen else None
         found = await self._resolve(Reference(model.wish.reference.name))

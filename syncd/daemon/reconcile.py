@@ -142,6 +142,9 @@ class Reconcile:
         """A job began or ended, whoever asked for it."""
         if view.state is not JobState.RUNNING:
             self._to_look.add(view.reference.name.folded)
+            model = self._models.get(view.reference.name.folded)
+            if model is not None:
+                self._acts.ended(model, view)
         self._stirred.set()
 
     async def run(self) -> None:

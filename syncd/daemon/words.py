@@ -8,6 +8,10 @@ from syncd.jobs.progress import Totals
 from syncd.text import printable
 
 
+_CALM = {State.PUBLISHED, State.PINNED}
+"""What failed before it came to this was made good otherwise: by a repair, from keep/, by hand."""
+
+
 def describe(
     wish: Wish, seen: Seen | None, standing: Standing, action: Action, moment: Moment, job: JobView | None
 ) -> DesiredModel:
@@ -26,7 +30,7 @@ def describe(
         done=totals.done if totals else size if whole else 0,
         job=job.id if job else None,
         reason=printable(wait.reason) if wait.reason and not job else None,
-        failures=standing.failures,
+        failures=0 if wait.state in _CALM else standing.failures,
         last_check=None if standing.checked is None else rfc3339(standing.checked),
         next_check=None if wait.next_try is None or job else rfc3339(moment.at(wait.next_try)),
         moved_back=None if seen is None or seen.moved_back is None else rfc3339(seen.moved_back),

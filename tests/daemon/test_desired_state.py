@@ -504,6 +504,42 @@ async def test_failures_back_off_show_why_and_end_when_the_registry_is_mended(
     assert (shown.failures, shown.reason) == (0, None)
 
 
+async def test_an_operators_pull_ends_the_failures_and_counts_as_a_check(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
+) -> None:
+    async with daemon(store_path, model(mistral.name)) as world:
+        await world.becomes(mistral.name, "published")
+        checked = world.shown(mistral.name).last_check
+        registry.answer(503)
+        world.forward(HOUR * 24 * 8)
+        await world.becomes(mistral.name, "failing")
+        registry.heal()
+
+        world.board.pull(Reference.parse(mistral.name), asked_by="an operator")
+
+        await world.until(lambda: world.shown(mistral.name).failures == 0)
+        shown = await world.becomes(mistral.name, "published")
+        assert shown.reason is None
+        assert (shown.last_check or "") > (checked or "")
+
+
+async def test_what_was_made_good_without_the_registry_shows_no_failures(
+    registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
+) -> None:
+    async with daemon(store_path, model(mistral.name)) as world:
+        await world.becomes(mistral.name, "published")
+        registry.answer(503)
+        file = blob_file(mistral.weights)
+        saved = (store_path / "blobs" / file).rename(store_path.parent / "saved")
+        (store_path / ".syncd" / "keep" / file).unlink()
+        assert (await world.becomes(mistral.name, "failing")).failures >= 1
+
+        saved.rename(store_path / "blobs" / file)
+
+        shown = await world.becomes(mistral.name, "published")
+    assert (shown.failures, shown.reason) == (0, None)
+
+
 async def test_failures_are_remembered_over_a_restart(
     registry: ScriptedRegistry, mistral: ModelHandle, store_path: Path
 ) -> None:

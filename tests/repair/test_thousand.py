@@ -40,7 +40,7 @@ def wrong_bytes(path: Path, right: bytes) -> int:
 
 
 def _wrong_pieces(path: Path, right: bytes) -> Iterator[int]:
-    """Where they begin. Pieces that fit a processor's cache: whole chunks are memory that is asked for anew each time."""
+    """Where they begin. In pieces that fit a processor's cache: whole chunks are new memory each time."""
     with path.open("rb") as file:
         for at in range(0, len(right), _PIECE):
             if file.read(_PIECE)[: len(right) - at] != right[at : at + _PIECE]:

@@ -29,7 +29,8 @@ from tests.support.store_copies import Template
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
-_SIZE = 2 * CHUNK_SIZE + 1000
+_ROTTEN = 2**20 + 1000  # bytes of the second chunk, which is the last: it comes in several pieces
+_SIZE = CHUNK_SIZE + _ROTTEN
 _AT = CHUNK_SIZE + 5
 _AS_BYTES_ARRIVE = "pwritev,pwritev2"  # how many pieces a chunk comes in, the network decides anew in every run
 
@@ -140,13 +141,13 @@ def test_a_repair_that_is_killed_is_gone_on_with_and_loses_nothing(rotten: Rotte
         assert ending.killed, ending.result
         rotten.assert_not_worse(store)
         first = rotten.registry.bytes_served(rotten.model.weights)
-        assert first <= CHUNK_SIZE
+        assert first <= _ROTTEN
 
         rotten.registry.forget_requests()
         again = rotten.puller.pull(store, rotten.model.name)
 
         assert again.done, again.result
-        assert rotten.registry.bytes_served(rotten.model.weights) <= CHUNK_SIZE, "what was right is not fetched"
+        assert rotten.registry.bytes_served(rotten.model.weights) <= _ROTTEN, "what was right is not fetched"
         rotten.assert_mended(store)
         shutil.rmtree(store)
     assert kills > len(changing) / 2
@@ -170,7 +171,7 @@ def test_what_cannot_be_read_is_fetched(rotten: Rotten) -> None:
 
     assert ending.hit
     assert ending.done, ending.result
-    assert rotten.registry.bytes_served(rotten.model.weights) == 2 * CHUNK_SIZE, "the rotten and the unreadable chunk"
+    assert rotten.registry.bytes_served(rotten.model.weights) == _SIZE, "the rotten and the unreadable chunk"
     rotten.assert_mended(store)
 
 

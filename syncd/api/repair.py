@@ -41,13 +41,17 @@ class MendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MendingNow(msgspec.Struct, frozen=True):
-    """A blob on its way: ``done`` of ``size`` bytes are in place, ``fetched`` of them crossed the network."""
+    """A blob on its way: ``done`` of ``size`` bytes are in place, ``fetched`` of them crossed the network.
+
+    ``trouble``: the last connection that broke or was refused, in words.
+    """
 
     event: Literal["mending"]
     digest: str
     size: int
     done: int
     fetched: int
+    trouble: str | None = None
 
 
 class BlobMended(msgspec.Struct, frozen=True):
@@ -156,7 +160,7 @@ def _summary(ended: Iterable[Mending], faults: int) -> MendedAll:
 
 def _now(progress: BlobProgress) -> MendingNow:
     blob = progress.blob
-    return MendingNow("mending", str(blob.digest), blob.size, progress.done, progress.fetched)
+    return MendingNow("mending", str(blob.digest), blob.size, progress.done, progress.fetched, progress.trouble)
 
 
 def _line(ended: Mending) -> BlobMended | BlobNotMended:

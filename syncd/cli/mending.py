@@ -10,6 +10,7 @@ from syncd.api import events
 from syncd.api.repair import MEND, BlobMended, BlobNotMended, MendedAll, MendingNow, MendRequest
 from syncd.cli import place, words
 from syncd.cli.place import Watch
+from syncd.cli.render import Clock
 from syncd.cli.session import Session
 from syncd.errors import IntegrityError
 from syncd.oci.name import ModelName
@@ -90,10 +91,12 @@ def _summary(told: MendedAll) -> str:
 class View:
     """Ends on stdout, as they come; progress on stderr, or on stdout as JSON. ``watch``: for a verification's."""
 
-    def __init__(self, watch: Watch | None, *, as_json: bool) -> None:
+    def __init__(self, watch: Watch | None, *, as_json: bool, clock: Clock = time.monotonic) -> None:
         self._watch = watch
         self._as_json = as_json
-        self._next = time.monotonic() + _SHOWN_EVERY
+        self._clock = clock
+        self._next = clock() + _SHOWN_EVERY
+        self._shown = ""
         self.hint: str | None = None
         self.reason: str | None = None
         """Of the first blob that was not mended, like ``hint``."""
@@ -105,10 +108,10 @@ class View:
                 if self._watch is not None:
                     self._watch.show(line)
                 return
-            case MendingNow() if time.monotonic() < self._next:
+            case MendingNow() if self._clock() < self._next:
                 return
             case MendingNow():
-                self._next = time.monotonic() + _SHOWN_EVERY
+                self._next = self._clock() + _SHOWN_EVERY
             case BlobNotMended():
                 self.hint = self.hint or line.hint
                 self.reason = self.reason or line.reason
@@ -116,9 +119,18 @@ class View:
             sys.stdout.write(events.line(line))
             sys.stdout.flush()
         elif isinstance(line, MendingNow):
-            sys.stderr.write(f"{line.digest}: {size(line.done)} of {size(line.size)}, {size(line.fetched)} fetched\n")
+            self._show(line)
         else:
             sys.stdout.write(_words(line))
+
+    def _show(self, line: MendingNow) -> None:
+        """What has not been said already: a registry that is away may be asked for minutes."""
+        shown = f"{line.digest}: {size(line.done)} of {size(line.size)}, {size(line.fetched)} fetched"
+        if line.trouble:
+            shown = f"{shown}; tried again: {printable(line.trouble)}"
+        if shown != self._shown:
+            sys.stderr.write(f"{shown}\n")
+            self._shown = shown
 
 
 def _words(line: msgspec.Struct) -> str:

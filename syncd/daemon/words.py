@@ -7,7 +7,6 @@ from syncd.jobs.board import JobView
 from syncd.jobs.progress import Totals
 from syncd.text import printable
 
-
 _CALM = {State.PUBLISHED, State.PINNED}
 """What failed before it came to this was made good otherwise: by a repair, from keep/, by hand."""
 

@@ -98,7 +98,7 @@ class Track:
         if self.fetch is None or self.state is not BlobState.FETCHING:
             return BlobProgress(self.blob, self.state, self.done, fetched)
         state = BlobState.FETCHING if self.fetch.step is Step.FETCHING else BlobState.VERIFYING
-        return BlobProgress(self.blob, state, self.fetch.done, fetched)
+        return BlobProgress(self.blob, state, self.fetch.done, fetched, self.fetch.counters.trouble)
 
     def stored(self) -> None:
         """It is in."""

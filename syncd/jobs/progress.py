@@ -31,12 +31,16 @@ class BlobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BlobProgress:
-    """``done``: bytes in place (of ``blob.size``). ``fetched``: bytes that this pull took from the network for it."""
+    """``done``: bytes in place (of ``blob.size``). ``fetched``: bytes that this pull took from the network for it.
+
+    ``trouble``: the last broken or refused connection, while it is being fetched.
+    """
 
     blob: Descriptor
     state: BlobState
     done: int
     fetched: int
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -517,7 +517,7 @@ async def test_an_operators_pull_ends_the_failures_and_counts_as_a_check(
 
         world.board.pull(Reference.parse(mistral.name), asked_by="an operator")
 
-        await world.until(lambda: world.shown(mistral.name).failures == 0)
+        await world.until(lambda: world.shown(mistral.name).failures == 0, seconds=15.0)
         shown = await world.becomes(mistral.name, "published")
         assert shown.reason is None
         assert (shown.last_check or "") > (checked or "")

@@ -1,5 +1,6 @@
 """``syncd verify --repair`` without a daemon: what it says, and its exit codes."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -7,9 +8,11 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
 
-from syncd.cli.mending import damage_and_mending
+from syncd.api.repair import MendingNow
+from syncd.cli.mending import View, damage_and_mending
 from syncd.jobs.damage import Damage
 from syncd.jobs.scrub import ScrubEars, ScrubWish, scrub
 from syncd.store.root import Store
@@ -55,6 +58,21 @@ def test_its_json_is_a_line_per_fault_and_per_end(rotten: ModelHandle, tmp_path:
     events = [line["event"] for line in lines if line["event"] not in {"progress", "mending"}]
     assert events == ["fault", "mended", "mended_all"]
     assert lines[-1]["fetched"] == rotten.weights_size
+
+
+def test_while_a_registry_is_away_that_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    now = itertools.count(0.0, 3.0)
+    view = View(None, as_json=False, clock=lambda: next(now))
+    waiting = MendingNow("mending", "sha256:1", 4_000_000, 1_000_000, 0, "example.org refused\x1b[2J the connection")
+
+    for _ in range(3):
+        view.hear(waiting)
+    view.hear(msgspec.structs.replace(waiting, done=2_000_000, fetched=1_000_000))
+
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("sha256:1: 1.0 MB of 4.0 MB, 0 B fetched; tried again: example.org refused")
+    assert "\x1b" not in first
+    assert second.startswith("sha256:1: 2.0 MB of 4.0 MB, 1.0 MB fetched; ")
 
 
 def test_what_cannot_be_mended_is_an_error_of_integrity(

@@ -1,6 +1,5 @@
 """An adoption in a process of its own that dies by SIGKILL at its Nth change to a disk, whatever store that is in."""
 
-import asyncio
 import itertools
 import os
 import signal
@@ -12,6 +11,7 @@ import structlog
 
 from syncd.store.root import Store
 from tests.adopt.world import adopted
+from tests.support.one_thread import run_in_one_thread
 
 _CHANGES = (
     "link",
@@ -44,4 +44,4 @@ def adopt_and_die(store: str, source: str, number: int, *, delete: bool) -> None
     for name in _CHANGES:
         setattr(os, name, dying(getattr(os, name)))
     with Store.open(Path(store), create=True) as opened:
-        asyncio.run(adopted(opened, Path(source), delete=delete))
+        run_in_one_thread(adopted(opened, Path(source), delete=delete))

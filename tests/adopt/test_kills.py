@@ -1,6 +1,5 @@
 """An adoption that is killed at any of its steps loses nothing, and the next one gets there."""
 
-import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from tests.adopt.world import adopted, blob_file, lay, tag_file
 from tests.support.content import digest_of
 from tests.support.forks import Forker
 from tests.support.models import Model, model_from
+from tests.support.one_thread import run_in_one_thread
 from tests.support.oracle import assert_store_whole
 
 pytestmark = pytest.mark.crash
@@ -52,7 +52,7 @@ def test_a_kill_at_any_step_loses_nothing_and_the_next_run_gets_there(
         assert visible.items() <= published.items()
         assert all(is_somewhere(model, store, source) for model in _MODELS), f"lost at change {number}"
         with Store.open(store, create=True) as opened:
-            asyncio.run(adopted(opened, source, delete=delete))
+            run_in_one_thread(adopted(opened, source, delete=delete))
         assert assert_store_whole(store) == published
         own = store / ".syncd"
         assert {path.name for path in (own / "records").iterdir()} == {

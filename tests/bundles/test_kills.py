@@ -1,6 +1,5 @@
 """An import that is killed at any of its steps loses nothing, shows nothing by halves, and the next one gets there."""
 
-import asyncio
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from syncd.store.root import Store
 from tests.bundles.world import Layout, small, taken_in
 from tests.crash import strace
 from tests.support.forks import Forker
+from tests.support.one_thread import run_in_one_thread
 from tests.support.oracle import assert_store_whole
 from tests.support.store_copies import Template
 
@@ -41,7 +41,7 @@ class Place:
         assert visible.get(one) in {_OLD.digest, _NEW[0].digest}, f"lost at {at}"
         assert visible.get(two) in {None, _NEW[1].digest}
         with Store.open(store, create=False) as opened:
-            asyncio.run(taken_in(opened, self.new))
+            run_in_one_thread(taken_in(opened, self.new))
         assert assert_store_whole(store) == {one: _NEW[0].digest, two: _NEW[1].digest}
         own = store / ".syncd"
         assert not [path for path in (own / "staging").iterdir() if not path.name.startswith("tmp-")]
@@ -54,7 +54,7 @@ def place(quick_path: Path) -> Place:
     bundle, old = quick_path / "old.tar", quick_path / "old"
     bundle.write_bytes(Layout.of(_OLD).tar())
     with Store.open(old, create=True) as opened:
-        asyncio.run(taken_in(opened, bundle))
+        run_in_one_thread(taken_in(opened, bundle))
     made = Place(quick_path, Template(old), quick_path / "new.tar")
     # The index last: a pipe's blobs wait until it is known what they are for.
     made.new.write_bytes(Layout.of(*_NEW).reversed().tar())

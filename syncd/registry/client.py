@@ -162,7 +162,7 @@ class RegistryClient:
             else:
                 self._health.worked(site.endpoint)
                 return result
-        raise of_all(failures)
+        raise _and_mirrors(of_all(failures), failures)
 
     async def _manifest(self, site: Site, reference: Reference) -> FetchedManifest:
         name, pinned = reference.name, reference.digest
@@ -289,6 +289,16 @@ def _judged(landed: Landed, blob: Descriptor, what: str, *, start: int, end: int
     if answer.content_length not in {None, blob.size}:
         raise IntegrityError(f"{source} has {answer.content_length} bytes for {what}, the manifest says {blob.size}")
     return 0, blob.size, True
+
+
+def _and_mirrors(error: SyncdError, failures: Sequence[tuple[Site, SyncdError]]) -> SyncdError:
+    """``error`` with what the mirrors said: where there is one, that is where an operator looks first."""
+    said = dict.fromkeys(one.message for site, one in failures if not site.endpoint.is_origin)
+    others = [message for message in said if message not in error.message]
+    if others:
+        error.message = "; ".join((error.message, *others))
+        error.args = (error.message,)
+    return error
 
 
 def most_telling(failures: Sequence[tuple[Site, SyncdError]]) -> SyncdError:

@@ -209,6 +209,16 @@ async def test_of_several_errors_the_most_telling_is_raised(mirror: int, origin:
     assert type(caught.value) is kind
 
 
+async def test_who_fails_with_its_mirror_names_both() -> None:
+    async with mirrored(lambda _: Reply(503), lambda _: Reply(404)) as (mirror, origin, configs), client(configs) as it:
+        with pytest.raises(BareNotFoundError) as caught:
+            await it.manifest(reference_on(origin))
+
+    assert mirror.authority in caught.value.message
+    assert origin.authority in caught.value.message
+    assert str(caught.value) == caught.value.message
+
+
 async def test_settings_are_found_whatever_the_case_of_the_host() -> None:
     async with serving(registry) as server:
         config = RegistryConfig(credentials=Credentials(token=CANARY))

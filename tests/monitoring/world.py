@@ -22,7 +22,9 @@ from tests.support.ports import free_port
 
 MONITORING = ROOT / "monitoring"
 RULES = (MONITORING / "recording.yml", MONITORING / "alerts.yml")
-CASES = tuple(ROOT / "tests" / "monitoring" / name for name in ("alerts.test.yml", "alerts_long.test.yml"))
+CASES = tuple(
+    ROOT / "tests" / "monitoring" / name for name in ("alerts.test.yml", "alerts_long.test.yml", "alerts_days.test.yml")
+)
 RUNBOOK = ROOT / "docs" / "runbook.md"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "syncd.json"
 

@@ -7,6 +7,7 @@ damaged file is replaced by one rename, and nothing of it is kept: what was righ
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,24 +17,28 @@ from syncd.aio import entered, in_thread, in_thread_stoppable, only_error
 from syncd.errors import BusyError, IntegrityError, NoSpaceError, NotFoundError, StoreError, SyncdError
 from syncd.jobs.blobs import Bringing, PullBlobs, Supply, Track
 from syncd.jobs.damage import Damage, DamageKind
-from syncd.jobs.progress import BlobProgress
+from syncd.jobs.progress import BlobProgress, BlobState
 from syncd.jobs.pull import PullMeans
+from syncd.jobs.verdicts import blob_lock
 from syncd.oci.chunks import ChunkMap
 from syncd.oci.digest import Digest
 from syncd.oci.manifest import Descriptor, Manifest
 from syncd.oci.name import ModelName
 from syncd.registry.answers import BareNotFoundError
 from syncd.store.blobs import BlobStatus, BlobStore
+from syncd.store.direct import BLOCK_BYTES, DirectReader
 from syncd.store.layout import blob_file
 from syncd.store.leases import Lease
 from syncd.store.models import StoredModel
 from syncd.store.partial import Partial
 from syncd.store.remains import learn, open_elsewhere
 from syncd.store.root import Store
+from syncd.store.scrutiny import Scrutiny
 
 log = structlog.get_logger()
 
 _REPORT_EVERY = 0.25  # seconds
+_STEP_BYTES = 8 * BLOCK_BYTES  # between two reports of what is read
 
 ADOPTED_FROM = "adopted from "
 """What the origin of an adopted model begins with (``jobs.adopt``); a path follows."""
@@ -69,6 +74,7 @@ async def repair(
     named = await in_thread(_naming, store, damage)
     if not named:
         return Repaired(blob, (), 0, replaced=False)
+    await _read_kept(store, blob, report)
     supply = await _supply(store, means.fetcher, blob, [name for name, _ in named])
     errors: list[SyncdError] = []
     for name, manifest in _one_of_each_repository(named):
@@ -89,6 +95,27 @@ async def repair(
         log.info("blob.mended", digest=str(blob.digest), name=str(name), size=blob.size, fetched=track.received)
         return Repaired(blob, tuple(name for name, _ in named), track.received, replaced=track.fetch is not None)
     raise _verdict(blob, errors)
+
+
+async def _read_kept(store: Store, blob: Descriptor, report: Callable[[BlobProgress], None]) -> None:
+    """Where ``keep/`` alone has it, read that before it is put back: whoever took the one may have spoilt the other."""
+    lock = await blob_lock(store, blob.digest)
+    if lock is None:
+        return  # whoever holds it is bringing it
+    with lock:
+        if await in_thread(store.blobs.look, blob) != (BlobStatus.STORED, False):
+            return
+        with DirectReader() as reader:
+            async with entered(_kept, store, blob, reader) as check:
+                if check is None:
+                    return
+                while await in_thread_stoppable(lambda stopped: check.step(_STEP_BYTES, stopped)):
+                    report(BlobProgress(blob, BlobState.VERIFYING, check.done, 0))
+                await in_thread(store.blobs.conclude, check)
+
+
+def _kept(store: Store, blob: Descriptor, reader: DirectReader) -> AbstractContextManager[Scrutiny | None]:
+    return store.blobs.open_scrutiny(blob, reader, whole=True, kept=True) or nullcontext()
 
 
 def survey(store: Store, names: Sequence[ModelName] | None) -> tuple[Damage, ...]:

@@ -121,8 +121,8 @@ class BlobStore:
     def condemn(self, blob: Descriptor, fd: int, path: Path) -> None:
         """Remember that the file behind ``fd``, at ``path``, is not ``blob``: from now on it counts as absent.
 
-        It stays where it is until a commit replaces it, and the map of the right content stays with it. Nothing is
-        remembered where ``keep/`` has the file that is known to be right.
+        It stays where it is until a commit replaces it, for what is right of it, and the map of the right content stays
+        with it. Nothing is remembered where ``keep/`` has the file that is known to be right.
         """
         file = layout.blob_file(blob.digest)
         with translated(path):
@@ -131,7 +131,7 @@ class BlobStore:
         record = self._records.get(blob.digest)
         if record is None or record.identity.is_file(mine) or not record.identity.is_file(kept):
             self._records.put(Record.condemned(blob, mine, None if record is None else record.chunks))
-        if same_file(mine, kept):
+        if same_file(mine, kept) and same_file(mine, self._blobs.stat(file)):
             self._keep.unlink(file)
 
     def is_condemned(self, blob: Descriptor) -> bool:

@@ -24,6 +24,7 @@ from tests.repair.world import (
     scene_at,
     truncated,
     unlinked,
+    unlinked_after,
     unseen,
     verified,
     zeroed,
@@ -50,6 +51,7 @@ FAULTS = [
     pytest.param(deleted, SIZE, id="deleted"),
     pytest.param(unlinked, 0, id="its name in blobs/ deleted"),
     pytest.param(replaced_by(7), 0, id="replaced, while keep/ has it"),
+    pytest.param(unlinked_after(unseen(flipped(CHUNK_SIZE + 5))), CHUNK_SIZE, id="deleted, while keep/ has rotted"),
 ]
 
 

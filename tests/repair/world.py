@@ -147,6 +147,16 @@ def unlinked(path: Path) -> None:
     path.unlink()
 
 
+def unlinked_after(first: Damaging) -> Damaging:
+    """And then its name in ``blobs/`` is gone."""
+
+    def damage(path: Path) -> None:
+        first(path)
+        unlinked(path)
+
+    return damage
+
+
 def unseen(damage: Damaging) -> Damaging:
     """Rot: size and mtime stay."""
 

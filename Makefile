@@ -15,8 +15,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD ?= $(BIN)/python -m build
-# xdist's workers: two more than there are cores, since booted machines, containers and servers are mostly waited for.
-WORKERS ?= $(shell expr $$(nproc) + 2)
+# xdist's workers: three more than there are cores, since booted machines, containers and servers are mostly waited for.
+WORKERS ?= $(shell expr $$(nproc) + 3)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system demo test lint format bench docs image lock dist test-lowest audit install uninstall clean
